@@ -1,0 +1,272 @@
+package trust
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/reseal/reseal/inventory"
+	"github.com/reseal/reseal/signer"
+)
+
+// Decision is what is done with one statement.
+type Decision string
+
+// The decisions, from the least trusting to the most.
+const (
+	Deny   Decision = "deny"   // known bad: refused wherever a verifier can
+	Hold   Decision = "hold"   // nothing proves it good: not re-signed, a person must look
+	Resign Decision = "resign" // proven good: signed again by the new signer
+	None   Decision = "none"   // still covered by an unaffected signature
+)
+
+// Decisions lists every decision in trust order.
+func Decisions() []Decision { return []Decision{Deny, Hold, Resign, None} }
+
+// Compare orders decisions by trust: deny < hold < resign < none.
+func Compare(a, b Decision) int {
+	return cmp.Compare(slices.Index(Decisions(), a), slices.Index(Decisions(), b))
+}
+
+// Voucher is a policy that lets one signer's claim prove an artifact good. It
+// counts only when a quorum approved the plan that lists it.
+type Voucher struct {
+	Signer        signer.Identity   `json:"signer"`
+	PredicateType string            `json:"predicate_type"`
+	Repositories  []string          `json:"repositories,omitempty"` // empty: any
+	Content       map[string]string `json:"content,omitempty"`      // dotted path in the predicate → required value
+}
+
+// Check refuses a voucher that would vouch for anything.
+func (v Voucher) Check() error {
+	switch {
+	case v.Signer.Kind != signer.Key && v.Signer.Kind != signer.Keyless:
+		return fmt.Errorf("voucher: no signer is named")
+	case v.PredicateType == "":
+		return fmt.Errorf("voucher %s: no predicate type is named", v.Signer.ID())
+	case v.PredicateType == inventory.SignPredicate:
+		return fmt.Errorf("voucher %s: an image signature says nothing about how the image was made; name an attestation's predicate type", v.Signer.ID())
+	}
+	return nil
+}
+
+// Policy is what Decide goes by, all of it part of the approved plan or of the
+// inventory the plan was made from.
+type Policy struct {
+	Incidents   []Incident
+	Skew        time.Duration
+	Trusted     map[string]bool   // signer IDs that consumers are meant to accept
+	Vouchers    []Voucher         // see Voucher
+	Rogue       map[string]string // digest → why it is known to be bad
+	Homes       []string          // repositories that the plan itself names as the organisation's own
+	Unexplained map[string]bool   // signature IDs that a complete source does not explain; absent: unknown
+	// Payload returns the signed payload of a signature, for a voucher's
+	// content rule.
+	Payload func(inventory.Signature) ([]byte, error)
+}
+
+// Judged is a signature with its judgement.
+type Judged struct {
+	inventory.Signature
+	Judgement
+}
+
+// Outcome is a decision, the reason, and what follows from it.
+type Outcome struct {
+	Decision   Decision
+	Reason     string
+	Formats    []inventory.Format // what to re-sign in, for Resign
+	Signatures []Judged
+}
+
+// Decide says what is done with one statement, the first rule that matches:
+// marked rogue, still covered, proven or vouched, wholly unexplained, held.
+// beside is every statement about the same artifact at the same place; claims
+// in it may vouch for the artifact, never for one another.
+//
+// A statement that no incident touches, and one that nobody accepts anyway
+// because none of its signatures verifies, is no concern of a plan: ok is
+// false.
+func Decide(st inventory.Statement, beside []inventory.Statement, p Policy) (out Outcome, ok bool) {
+	touched, verified := false, false
+	for _, s := range st.Signatures {
+		j := Judge(s, p.Incidents, p.Skew)
+		out.Signatures = append(out.Signatures, Judged{s, j})
+		verified = verified || s.Verified
+		touched = touched || Touched(s, p.Incidents) && s.Verified
+	}
+	rogue, isRogue := p.Rogue[st.Artifact.Digest]
+	if !isRogue && !(touched && verified) {
+		return out, false
+	}
+	out.Decision, out.Reason, out.Formats = p.decide(st, beside, out.Signatures, rogue, isRogue)
+	return out, true
+}
+
+func (p Policy) decide(st inventory.Statement, beside []inventory.Statement, sigs []Judged, rogue string, isRogue bool) (Decision, string, []inventory.Format) {
+	if isRogue {
+		return Deny, "marked rogue: " + rogue, nil
+	}
+	missing := p.uncovered(sigs)
+	if len(missing) == 0 {
+		return None, "still covered by an unaffected signature of a trusted signer in every format it was consumed in", nil
+	}
+	for _, s := range sigs {
+		if s.Contradiction {
+			return Hold, s.Reason, nil
+		}
+	}
+	if reason, good := p.good(st, beside, sigs); good {
+		if inventory.IsProvenance(st.PredicateType()) {
+			return Hold, "provenance is its builder's word and is never re-asserted by another signer: keep the old attestation, " + reason, nil
+		}
+		return Resign, reason, missing
+	} else if reason != "" {
+		return Hold, reason, nil
+	}
+	if p.allUnexplained(beside) {
+		return Deny, "every signature on the artifact is unexplained: no record of ours accounts for any", nil
+	}
+	return Hold, worstReason(sigs), nil
+}
+
+// uncovered returns the formats in which the statement was consumed and would
+// not be accepted once everything in an incident is removed.
+func (p Policy) uncovered(sigs []Judged) []inventory.Format {
+	var missing []inventory.Format
+	for _, s := range sigs {
+		if !s.Verified || s.Verdict == Unaffected || slices.Contains(missing, s.Format) {
+			continue
+		}
+		if !slices.ContainsFunc(sigs, func(o Judged) bool {
+			return o.Verdict == Unaffected && o.Format == s.Format && p.Trusted[o.Signer.ID()]
+		}) {
+			missing = append(missing, s.Format)
+		}
+	}
+	slices.Sort(missing)
+	return missing
+}
+
+// good reports whether something the incidents do not touch proves the
+// statement good where it is. A reason without good says why what would
+// otherwise prove it is not enough.
+func (p Policy) good(st inventory.Statement, beside []inventory.Statement, sigs []Judged) (reason string, good bool) {
+	proof := ""
+	for _, s := range sigs {
+		if s.Verdict.Proven() {
+			proof = s.Reason
+			if s.Names == st.Artifact.Repository {
+				return proof, true
+			}
+		}
+	}
+	if proof == "" && st.PredicateType() == inventory.SignPredicate {
+		proof = p.vouched(st.Artifact, beside)
+	}
+	if proof == "" {
+		return "", false
+	}
+	if slices.Contains(p.Homes, st.Artifact.Repository) || p.heldBefore(sigs) {
+		return proof, true
+	}
+	return fmt.Sprintf("%s; but nothing shows that it belongs in %s: no proven payload names that repository, no scan from before the incident saw it there, and the plan does not name the repository as a home",
+		proof, st.Artifact.Repository), false
+}
+
+// heldBefore reports whether our own inventory saw a signature of the statement
+// here before every incident about its signer began.
+func (p Policy) heldBefore(sigs []Judged) bool {
+	return slices.ContainsFunc(sigs, func(s Judged) bool {
+		if !s.Verified || s.FirstSeen.IsZero() {
+			return false
+		}
+		for _, i := range p.Incidents {
+			if i.touches(s.Signature) && (i.From == nil || !s.FirstSeen.Before(i.From.Add(-p.Skew))) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// vouched returns why an approved voucher proves the artifact good, or "".
+func (p Policy) vouched(a inventory.Artifact, beside []inventory.Statement) string {
+	for _, v := range p.Vouchers {
+		if len(v.Repositories) > 0 && !slices.Contains(v.Repositories, a.Repository) {
+			continue
+		}
+		for _, st := range beside {
+			if st.PredicateType() != v.PredicateType {
+				continue
+			}
+			for _, s := range st.Signatures {
+				if s.Signer == v.Signer && Judge(s, p.Incidents, p.Skew).Verdict == Unaffected && p.contentHolds(v, s) {
+					return fmt.Sprintf("vouched for by %s, outside every incident (%s)", v.Signer.ID(), v.PredicateType)
+				}
+			}
+		}
+	}
+	return ""
+}
+
+func (p Policy) contentHolds(v Voucher, s inventory.Signature) bool {
+	if len(v.Content) == 0 {
+		return true
+	}
+	if p.Payload == nil {
+		return false
+	}
+	payload, err := p.Payload(s)
+	if err != nil {
+		return false
+	}
+	var statement struct {
+		Predicate any `json:"predicate"`
+	}
+	if json.Unmarshal(payload, &statement) != nil {
+		return false
+	}
+	for path, want := range v.Content {
+		at := statement.Predicate
+		for _, key := range strings.Split(path, ".") {
+			m, _ := at.(map[string]any)
+			at = m[key]
+		}
+		if got, isString := at.(string); !isString || got != want {
+			return false
+		}
+	}
+	return true
+}
+
+func (p Policy) allUnexplained(beside []inventory.Statement) bool {
+	n := 0
+	for _, st := range beside {
+		for _, s := range st.Signatures {
+			if !p.Unexplained[s.ID] {
+				return false
+			}
+			n++
+		}
+	}
+	return n > 0
+}
+
+// worstReason returns the reason of the touched signature a reader should see
+// first.
+func worstReason(sigs []Judged) string {
+	reason, at := "nothing proves it good", -1
+	for _, s := range sigs {
+		if s.Verdict == Unaffected || s.Verdict == Unverifiable {
+			continue
+		}
+		if r := rank(s.Verdict); at < 0 || r > at {
+			reason, at = s.Reason, r
+		}
+	}
+	return reason
+}

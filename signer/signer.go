@@ -1,0 +1,134 @@
+// Package signer names who signs.
+//
+// A signer is a key, known by the SHA-256 of its SubjectPublicKeyInfo, or a
+// keyless identity, known by its OIDC issuer and certificate SAN. How a key is
+// reached (a file, a KMS URI, a PKCS#11 object) is no part of its identity.
+// The package does no I/O.
+package signer
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Kind says how a signer is identified.
+type Kind string
+
+// The kinds of signer.
+const (
+	Key     Kind = "key"     // a public key, by fingerprint
+	Keyless Kind = "keyless" // an OIDC identity, by issuer and SAN
+	Unknown Kind = "unknown" // a signature whose signer no key at hand identifies
+)
+
+// Identity identifies a signer. Two signatures have the same signer exactly
+// when their identities are equal.
+type Identity struct {
+	Kind    Kind   `json:"kind"`
+	Subject string `json:"subject,omitempty"` // key fingerprint in hex, or the certificate's SAN
+	Issuer  string `json:"issuer,omitempty"`  // OIDC issuer of a keyless identity
+}
+
+// ID returns the short, stable, printable form of the identity. It is what
+// commands take and what the inventory is keyed by.
+func (i Identity) ID() string {
+	switch i.Kind {
+	case Key:
+		return "key:sha256:" + i.Subject
+	case Keyless:
+		sum := sha256.Sum256([]byte(i.Issuer + "\x00" + i.Subject))
+		return "keyless:sha256:" + hex.EncodeToString(sum[:])
+	default:
+		return string(Unknown)
+	}
+}
+
+// String returns a form a person recognises.
+func (i Identity) String() string {
+	if i.Kind == Keyless {
+		return fmt.Sprintf("%s (issuer %s)", i.Subject, i.Issuer)
+	}
+	return i.ID()
+}
+
+// OfKey returns the identity of a public key: the hex SHA-256 of its PKIX DER.
+func OfKey(pub crypto.PublicKey) (Identity, error) {
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return Identity{}, fmt.Errorf("public key of type %T has no fingerprint: %w", pub, err)
+	}
+	sum := sha256.Sum256(der)
+	return Identity{Kind: Key, Subject: hex.EncodeToString(sum[:])}, nil
+}
+
+// ParsePublicKey reads one PEM-encoded SubjectPublicKeyInfo (as cosign writes
+// cosign.pub) and returns the key and its identity.
+func ParsePublicKey(data []byte) (crypto.PublicKey, Identity, error) {
+	block, rest := pem.Decode(data)
+	switch {
+	case block == nil:
+		return nil, Identity{}, errors.New("no PEM block: expected a public key as in cosign.pub")
+	case strings.Contains(block.Type, "PRIVATE"):
+		return nil, Identity{}, fmt.Errorf("PEM block is %q: expected a PUBLIC KEY, not a private one", block.Type)
+	case block.Type != "PUBLIC KEY":
+		return nil, Identity{}, fmt.Errorf("PEM block is %q: expected PUBLIC KEY", block.Type)
+	case len(strings.TrimSpace(string(rest))) > 0:
+		return nil, Identity{}, errors.New("more than one PEM block: expected exactly one public key")
+	}
+	pub, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, Identity{}, fmt.Errorf("parsing public key: %w", err)
+	}
+	id, err := OfKey(pub)
+	return pub, id, err
+}
+
+// State is where a signer stands in its life (the words are SPIRE's).
+type State string
+
+// The states of a signer, in the order they are passed through.
+const (
+	Observed State = "observed" // seen in the inventory, never enrolled: trusted by nobody here
+	Standby  State = "standby"  // pre-trusted, not in use yet
+	Active   State = "active"   // signs today
+	Old      State = "old"      // trusted, no longer used
+	Tainted  State = "tainted"  // an incident about it is open
+	Revoked  State = "revoked"  // removed from every anchor
+)
+
+// Trusted reports whether verifiers are meant to accept the signer.
+func (s State) Trusted() bool { return s == Standby || s == Active || s == Old }
+
+// ParseState reads a state a person may enrol a signer in.
+func ParseState(s string) (State, error) {
+	switch st := State(s); st {
+	case Standby, Active, Old:
+		return st, nil
+	}
+	return "", fmt.Errorf("signer state %q: use standby, active or old", s)
+}
+
+// Record is what is known of one signer.
+type Record struct {
+	Identity  Identity
+	Name      string // given when enrolled
+	State     State
+	PublicKey []byte // PEM, for keys
+}
+
+// Signer makes signatures with one key. Implementations are safe for
+// concurrent use.
+type Signer interface {
+	Identity() Identity
+	PublicKey() crypto.PublicKey
+	// Sign returns the signature over message (not over its digest), in the
+	// encoding cosign stores: ASN.1 DER for ECDSA, raw for Ed25519.
+	Sign(ctx context.Context, message []byte) ([]byte, error)
+}

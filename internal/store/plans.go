@@ -1,0 +1,140 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/reseal/reseal/inventory"
+	"github.com/reseal/reseal/journal"
+)
+
+// Document kinds.
+const (
+	KindApprovers = "approvers"
+	KindIncident  = "incident"
+	KindPlan      = "plan"
+	KindApproval  = "approval"
+	KindCutover   = "cutover"
+)
+
+// PutDocument keeps the next version of a document and journals it. Earlier
+// versions stay.
+func (t *Tx) PutDocument(ctx context.Context, kind, id, action string, body []byte) error {
+	if _, err := t.exec(ctx, `INSERT INTO documents (kind, id, version, body)
+		SELECT $1, $2, COALESCE(MAX(version)+1, 1), $3 FROM documents WHERE kind = $1 AND id = $2`, kind, id, string(body)); err != nil {
+		return err
+	}
+	t.Record(journal.Draft{Action: action, Subject: id, Digest: inventory.Digest(body)})
+	return nil
+}
+
+// Document returns the newest version of a document, or inventory.ErrNotFound.
+func (s *Store) Document(ctx context.Context, kind, id string) ([]byte, error) {
+	var body []byte
+	err := s.read.QueryRowContext(ctx, `SELECT body FROM documents WHERE kind = $1 AND id = $2 ORDER BY version DESC LIMIT 1`, kind, id).Scan(&body)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, fmt.Errorf("%s %q: %w", kind, id, inventory.ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	return body, nil
+}
+
+// Documents returns the newest version of every document of a kind whose ID
+// starts with prefix, in order of ID.
+func (s *Store) Documents(ctx context.Context, kind, prefix string) ([][]byte, error) {
+	return queryAll(ctx, s.read, scanBytes, `SELECT body FROM documents d WHERE kind = $1
+		AND id >= $2 AND substr(id, 1, length($2)) = $2
+		AND version = (SELECT MAX(version) FROM documents m WHERE m.kind = d.kind AND m.id = d.id) ORDER BY id`, kind, prefix)
+}
+
+// DocumentIDs returns the IDs of the documents of a kind that start with prefix.
+func (s *Store) DocumentIDs(ctx context.Context, kind, prefix string) ([]string, error) {
+	return queryAll(ctx, s.read, scanString, `SELECT DISTINCT id FROM documents WHERE kind = $1
+		AND id >= $2 AND substr(id, 1, length($2)) = $2 ORDER BY id`, kind, prefix)
+}
+
+// AddPlanItem keeps one line of a plan that is being made.
+func (t *Tx) AddPlanItem(ctx context.Context, plan string, seq int64, decision, repository, digest string, body []byte) error {
+	_, err := t.exec(ctx, `INSERT INTO plan_items (plan, seq, decision, repository, digest, body) VALUES ($1, $2, $3, $4, $5, $6)`,
+		plan, seq, decision, repository, digest, string(body))
+	return err
+}
+
+// NamePlan gives a plan that was made under a provisional name the one it
+// keeps: its digest. Making the same plan again changes nothing.
+func (t *Tx) NamePlan(ctx context.Context, provisional, digest string) error {
+	var n int
+	if err := t.tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM documents WHERE kind = $1 AND id = $2`, KindPlan, digest).Scan(&n); err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	query := `UPDATE plan_items SET plan = $2 WHERE plan = $1`
+	if n > 0 {
+		query = `DELETE FROM plan_items WHERE plan = $1 AND $2 <> ''`
+	}
+	_, err := t.exec(ctx, query, provisional, digest)
+	return err
+}
+
+// PlanItems returns one page of a plan's lines after seq, in order, all of them
+// or only those with the decision given, and the last seq of the page.
+func (s *Store) PlanItems(ctx context.Context, plan, decision string, after int64, limit int) ([][]byte, int64, error) {
+	last := after
+	lines, err := queryAll(ctx, s.read, func(rows *sql.Rows) (body []byte, err error) {
+		err = rows.Scan(&last, &body)
+		return body, err
+	}, `SELECT seq, body FROM plan_items
+		WHERE plan = $1 AND seq > $2 AND ($3 = '' OR decision = $3) ORDER BY seq LIMIT $4`, plan, after, decision, limit)
+	return lines, last, err
+}
+
+// Reissue is one signature that a plan makes: what became of one item in one
+// format.
+type Reissue struct {
+	Plan        string
+	Seq         int64
+	Format      inventory.Format
+	State       string
+	Content     string // vault digest of the signed bytes, once there are any
+	SignatureID string
+	Why         string
+}
+
+// PutReissue keeps the state of a reissue.
+func (t *Tx) PutReissue(ctx context.Context, r Reissue) error {
+	_, err := t.exec(ctx, `INSERT INTO reissues (plan, seq, format, state, content, signature_id, why) VALUES ($1, $2, $3, $4, $5, $6, $7)
+		ON CONFLICT (plan, seq, format) DO UPDATE SET state = excluded.state, content = excluded.content,
+			signature_id = excluded.signature_id, why = excluded.why`,
+		r.Plan, r.Seq, r.Format, r.State, r.Content, r.SignatureID, r.Why)
+	return err
+}
+
+// Reissues returns what is recorded for the items of a plan from seq low to
+// seq high, both included.
+func (s *Store) Reissues(ctx context.Context, plan string, low, high int64) ([]Reissue, error) {
+	return queryAll(ctx, s.read, func(rows *sql.Rows) (r Reissue, err error) {
+		err = rows.Scan(&r.Plan, &r.Seq, &r.Format, &r.State, &r.Content, &r.SignatureID, &r.Why)
+		return r, err
+	}, `SELECT plan, seq, format, state, content, signature_id, why FROM reissues
+		WHERE plan = $1 AND seq BETWEEN $2 AND $3 ORDER BY seq, format`, plan, low, high)
+}
+
+// ReissueCounts counts the reissues of a plan by state.
+func (s *Store) ReissueCounts(ctx context.Context, plan string) (map[string]int64, error) {
+	type row struct {
+		state string
+		n     int64
+	}
+	rows, err := queryAll(ctx, s.read, func(rows *sql.Rows) (r row, err error) {
+		err = rows.Scan(&r.state, &r.n)
+		return r, err
+	}, `SELECT state, COUNT(*) FROM reissues WHERE plan = $1 GROUP BY state`, plan)
+	out := map[string]int64{}
+	for _, r := range rows {
+		out[r.state] = r.n
+	}
+	return out, err
+}

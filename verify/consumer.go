@@ -1,0 +1,138 @@
+package verify
+
+import (
+	"context"
+	"crypto"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/sigstore/cosign/v2/pkg/cosign"
+	cbundle "github.com/sigstore/cosign/v2/pkg/cosign/bundle"
+	"github.com/sigstore/cosign/v2/pkg/oci/static"
+	sgbundle "github.com/sigstore/sigstore-go/pkg/bundle"
+	"github.com/sigstore/sigstore-go/pkg/root"
+	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
+	"github.com/sigstore/sigstore/pkg/signature"
+
+	"github.com/reseal/reseal/inventory"
+)
+
+// Consumer verifies as a deployed cosign would, with one public key. It is for
+// reading back what was written and for probes, not for judging evidence.
+type Consumer struct {
+	Key  crypto.PublicKey
+	Root root.TrustedMaterial // may be nil when no timestamp is required
+	// RequireTimestamp asks for a proof of time, and that each kind of proof
+	// the signature carries verifies. Without it the consumer is one that runs
+	// with --insecure-ignore-tlog.
+	RequireTimestamp bool
+}
+
+// options are what cosign's flags set for "verify --key --offline".
+func (c Consumer) options(ctx context.Context, sub Subject, logged, stamped bool) (*cosign.CheckOpts, v1.Hash, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, v1.Hash{}, err
+	}
+	if err := inventory.CheckDigest(sub.Digest); err != nil {
+		return nil, v1.Hash{}, err
+	}
+	if c.RequireTimestamp && !logged && !stamped {
+		return nil, v1.Hash{}, errors.New("it carries no proof of time, which this consumer requires")
+	}
+	if c.RequireTimestamp && c.Root == nil {
+		return nil, v1.Hash{}, errors.New("a proof of time is required, but " + noRoot)
+	}
+	// SHA-256 whatever the key, as cosign loads a key given with --key.
+	v, err := signature.LoadVerifier(c.Key, crypto.SHA256)
+	if err != nil {
+		return nil, v1.Hash{}, fmt.Errorf("the consumer's key: %w", err)
+	}
+	return &cosign.CheckOpts{
+		SigVerifier:         v,
+		TrustedMaterial:     c.Root,
+		ClaimVerifier:       cosign.SimpleClaimVerifier,
+		IgnoreSCT:           true,
+		IgnoreTlog:          !c.RequireTimestamp || !logged,
+		UseSignedTimestamps: c.RequireTimestamp && stamped,
+		Offline:             true,
+	}, v1.Hash{Algorithm: "sha256", Hex: strings.TrimPrefix(sub.Digest, "sha256:")}, nil
+}
+
+// Legacy verifies a layer of a ".sig" manifest with cosign itself.
+func (c Consumer) Legacy(ctx context.Context, sub Subject, annotations map[string]string, payload []byte) error {
+	rekor, token := annotations[static.BundleAnnotationKey], annotations[static.RFC3161TimestampAnnotationKey]
+	opts, hash, err := c.options(ctx, sub, rekor != "", token != "")
+	if err != nil {
+		return err
+	}
+	// cosign takes the body of a log entry for text without looking, so the
+	// annotations are read here first.
+	var with []static.Option
+	if rekor != "" {
+		if _, _, _, err := decodeRekorBundle(rekor); err != nil {
+			return err
+		}
+		var b cbundle.RekorBundle
+		if err := json.Unmarshal([]byte(rekor), &b); err != nil {
+			return fmt.Errorf("the annotation %s is not a Rekor bundle: %w", static.BundleAnnotationKey, err)
+		}
+		if _, ok := b.Payload.Body.(string); !ok {
+			return fmt.Errorf("the annotation %s has no entry body", static.BundleAnnotationKey)
+		}
+		with = append(with, static.WithBundle(&b))
+	}
+	if token != "" {
+		t := parseToken(token, nil)
+		if t.err != nil {
+			return t.err
+		}
+		with = append(with, static.WithRFC3161Timestamp(&cbundle.RFC3161Timestamp{SignedRFC3161Timestamp: t.der}))
+	}
+	if cert := annotations[static.CertificateAnnotationKey]; cert != "" {
+		with = append(with, static.WithCertChain([]byte(cert), []byte(annotations[static.ChainAnnotationKey])))
+	}
+	return guard(func() error {
+		sig, err := static.NewSignature(payload, annotations[static.SignatureAnnotationKey], with...)
+		if err != nil {
+			return err
+		}
+		_, err = cosign.VerifyImageSignature(ctx, sig, hash, opts)
+		return err
+	})
+}
+
+// Bundle verifies a Sigstore bundle attached to an image as cosign does:
+// through sigstore-go's whole verifier, and refusing what is no DSSE envelope.
+func (c Consumer) Bundle(ctx context.Context, sub Subject, raw []byte) error {
+	return guard(func() error {
+		var b sgbundle.Bundle
+		if err := b.UnmarshalJSON(raw); err != nil {
+			return fmt.Errorf("it is not a Sigstore bundle: %w", err)
+		}
+		m := b.GetVerificationMaterial()
+		opts, hash, err := c.options(ctx, sub, len(m.GetTlogEntries()) > 0,
+			len(m.GetTimestampVerificationData().GetRfc3161Timestamps()) > 0)
+		if err != nil {
+			return err
+		}
+		if opts.TrustedMaterial == nil {
+			// cosign wants trusted material even where nothing is asked of it.
+			opts.TrustedMaterial = &root.BaseTrustedMaterial{}
+		}
+		digest, err := hex.DecodeString(hash.Hex)
+		if err != nil {
+			return err
+		}
+		if _, err := cosign.VerifyNewBundle(ctx, opts, sgverify.WithArtifactDigest(hash.Algorithm, digest), &b); err != nil {
+			return err
+		}
+		if b.GetDsseEnvelope() == nil {
+			return errors.New("the bundle does not contain a DSSE envelope: cosign verifies no other on an image")
+		}
+		return nil
+	})
+}

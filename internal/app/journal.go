@@ -1,0 +1,162 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/reseal/reseal/internal/durable"
+	"github.com/reseal/reseal/journal"
+)
+
+// checkpoint signs what commits to the journal as it is now and keeps it
+// beside the database. A journal that contradicts the checkpoint before is not
+// signed: that checkpoint is the proof that it was changed.
+func (a *App) checkpoint(ctx context.Context) error {
+	last, err := a.lastCheckpoint()
+	if err != nil {
+		return err
+	}
+	then, err := a.store.JournalCheckpointAt(ctx, last.Size)
+	if err != nil || last.Size > 0 && then != last {
+		return errors.Join(errors.New("the journal contradicts its last signed checkpoint, which is kept: \"reseal journal verify\" says more"), err)
+	}
+	signed, err := a.signedCheckpoint(ctx)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(a.options.Home, checkpointFile)
+	if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, signed) {
+		return nil
+	}
+	return durable.WriteFile(file, signed, 0o644)
+}
+
+// lastCheckpoint returns the last signed checkpoint; an empty one if there is
+// none yet.
+func (a *App) lastCheckpoint() (journal.Checkpoint, error) {
+	v, err := a.journalVerifier()
+	if err != nil {
+		return journal.Checkpoint{}, err
+	}
+	signed, err := os.ReadFile(filepath.Join(a.options.Home, checkpointFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return journal.Checkpoint{}, nil
+	}
+	if err != nil {
+		return journal.Checkpoint{}, fmt.Errorf("journal checkpoint: %w", err)
+	}
+	return journal.OpenCheckpoint(signed, v)
+}
+
+func (a *App) signedCheckpoint(ctx context.Context) ([]byte, error) {
+	private, err := os.ReadFile(filepath.Join(a.options.Home, journalKeyFile))
+	if err != nil {
+		return nil, fmt.Errorf("journal key: %w", err)
+	}
+	key, err := note.NewSigner(strings.TrimSpace(string(private)))
+	if err != nil {
+		// Not wrapped: the library's error may quote the key.
+		return nil, fmt.Errorf("journal key %s is malformed", filepath.Join(a.options.Home, journalKeyFile))
+	}
+	c, err := a.store.JournalCheckpoint(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.Sign(key)
+}
+
+// JournalState is what verifying the journal found.
+type JournalState struct {
+	Entries    int64  `json:"entries"`
+	Root       string `json:"root"`
+	Checkpoint int64  `json:"checkpoint"` // entries that the last signed checkpoint covers
+}
+
+// VerifyJournal recomputes the journal's Merkle tree from its entries and
+// compares it with the stored hashes and with the last signed checkpoint.
+func (a *App) VerifyJournal(ctx context.Context) (JournalState, error) {
+	last, err := a.lastCheckpoint()
+	if err != nil {
+		return JournalState{}, err
+	}
+	now, err := a.store.JournalCheckpoint(ctx)
+	if err != nil {
+		return JournalState{}, err
+	}
+	var tree journal.Tree
+	next := a.store.Journal(ctx, 0)
+	covered := last.Size == 0
+	for {
+		line, err := next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return JournalState{}, err
+		}
+		if err := tree.Add(line); err != nil {
+			return JournalState{}, fmt.Errorf("journal: %w", err)
+		}
+		if c := tree.Checkpoint(); c.Size == last.Size {
+			if err := tree.Check(last); err != nil {
+				return JournalState{}, fmt.Errorf("against the signed checkpoint: %w", err)
+			}
+			covered = true
+		}
+	}
+	if !covered {
+		return JournalState{}, fmt.Errorf("journal was cut: it has %d entries, the signed checkpoint commits to %d", tree.Checkpoint().Size, last.Size)
+	}
+	if err := tree.Check(now); err != nil {
+		return JournalState{}, err
+	}
+	return JournalState{Entries: now.Size, Root: now.Root.String(), Checkpoint: last.Size}, nil
+}
+
+// Journal returns a function that yields the entries from the one given on,
+// then io.EOF.
+func (a *App) Journal(ctx context.Context, from int64) func() (journal.Entry, error) {
+	next := a.store.Journal(ctx, from)
+	return func() (journal.Entry, error) {
+		line, err := next()
+		if err != nil {
+			return journal.Entry{}, err
+		}
+		return journal.ParseEntry(line)
+	}
+}
+
+// ExportJournal writes every entry and a fresh checkpoint to w.
+func (a *App) ExportJournal(ctx context.Context, w io.Writer) error {
+	signed, err := a.signedCheckpoint(ctx)
+	if err != nil {
+		return err
+	}
+	return journal.WriteExport(w, a.store.Journal(ctx, 0), signed)
+}
+
+func (a *App) journalVerifier() (note.Verifier, error) {
+	public, err := os.ReadFile(filepath.Join(a.options.Home, journalPubFile))
+	if err != nil {
+		return nil, fmt.Errorf("journal public key: %w", err)
+	}
+	return JournalKey(public)
+}
+
+// JournalKey reads a journal's public key (journal.pub).
+func JournalKey(public []byte) (note.Verifier, error) {
+	v, err := note.NewVerifier(strings.TrimSpace(string(public)))
+	if err != nil {
+		return nil, fmt.Errorf("journal public key: %w", err)
+	}
+	return v, nil
+}

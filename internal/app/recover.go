@@ -1,0 +1,362 @@
+package app
+
+import (
+	"context"
+	"crypto"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/sigstore/sigstore-go/pkg/sign"
+
+	"github.com/reseal/reseal/internal/durable"
+	"github.com/reseal/reseal/internal/keyfile"
+	"github.com/reseal/reseal/internal/store"
+	"github.com/reseal/reseal/inventory"
+	"github.com/reseal/reseal/resign"
+	"github.com/reseal/reseal/rotate"
+	"github.com/reseal/reseal/rotate/trust"
+	"github.com/reseal/reseal/signer"
+	"github.com/reseal/reseal/verify"
+)
+
+// OpenIncident declares an incident about enrolled or observed signers.
+func (a *App) OpenIncident(ctx context.Context, i rotate.Incident, signers []string, reason string) (rotate.Incident, error) {
+	for _, s := range signers {
+		r, err := a.store.Signer(ctx, s)
+		if err != nil {
+			return i, err
+		}
+		i.Signers = append(i.Signers, r.Identity)
+	}
+	i.OpenedBy, i.OpenedAt = a.options.Actor, a.now()
+	return i, rotate.OpenIncident(ctx, a.store, a.by("%s", reason), i)
+}
+
+func (a *App) now() time.Time { return a.options.Now().UTC().Truncate(time.Second) }
+
+// Incidents lists every incident.
+func (a *App) Incidents(ctx context.Context) ([]rotate.Incident, error) {
+	return rotate.Incidents(ctx, a.store)
+}
+
+// Incident returns one incident.
+func (a *App) Incident(ctx context.Context, id string) (rotate.Incident, error) {
+	return rotate.LoadIncident(ctx, a.store, id)
+}
+
+// Impact assesses what an incident, or a signer if it were compromised since
+// ever, touches. visit may be nil.
+func (a *App) Impact(ctx context.Context, incident string, suspect string, skew time.Duration, visit func(rotate.Item) error) (rotate.Totals, error) {
+	p := trust.Policy{Skew: skew, Trusted: map[string]bool{}, Rogue: map[string]string{}}
+	incidents, err := rotate.Incidents(ctx, a.store)
+	if err != nil {
+		return rotate.Totals{}, err
+	}
+	for _, i := range incidents {
+		if suspect == "" && incident != "" && i.ID != incident {
+			continue
+		}
+		p.Incidents = append(p.Incidents, i.Incident)
+		maps.Copy(p.Rogue, i.Rogue)
+	}
+	if suspect != "" {
+		r, err := a.store.Signer(ctx, suspect)
+		if err != nil {
+			return rotate.Totals{}, err
+		}
+		p.Incidents = append(p.Incidents, trust.Incident{ID: "what-if", Class: trust.SigningKey, Signers: []signer.Identity{r.Identity}})
+	}
+	if len(p.Incidents) == 0 {
+		return rotate.Totals{}, fmt.Errorf("incident %q: %w: \"reseal incident list\" lists those that are known", incident, inventory.ErrNotFound)
+	}
+	signers, err := a.store.Signers(ctx)
+	if err != nil {
+		return rotate.Totals{}, err
+	}
+	for _, r := range signers {
+		p.Trusted[r.Identity.ID()] = r.State.Trusted()
+	}
+	if visit == nil {
+		visit = func(rotate.Item) error { return nil }
+	}
+	return rotate.Assess(ctx, a.store, p, visit)
+}
+
+// PlanOptions are the parameters of a plan that people choose.
+type PlanOptions struct {
+	Incident   string
+	NewSigner  string // name or ID
+	Vouchers   []trust.Voucher
+	Homes      []string
+	AcceptDark []string
+	Skew       time.Duration
+	Limits     rotate.Limits
+}
+
+// MakePlan makes and keeps a plan, proposed by the actor.
+func (a *App) MakePlan(ctx context.Context, o PlanOptions) (rotate.Plan, string, rotate.Totals, error) {
+	if _, err := rotate.LoadIncident(ctx, a.store, o.Incident); err != nil {
+		return rotate.Plan{}, "", rotate.Totals{}, err
+	}
+	next, err := a.store.Signer(ctx, o.NewSigner)
+	if err != nil {
+		return rotate.Plan{}, "", rotate.Totals{}, err
+	}
+	return rotate.MakePlan(ctx, a.store, a.by("plan for %s", o.Incident), rotate.Plan{
+		Incident: o.Incident, Proposer: a.options.Actor, MadeAt: a.now(), NewSigner: next.Identity, Skew: o.Skew,
+		Vouchers: o.Vouchers, Homes: o.Homes, AcceptDark: o.AcceptDark, Consumers: a.config.Consumers, Limits: o.Limits,
+	})
+}
+
+// Plan returns a plan by its digest or the start of it.
+func (a *App) Plan(ctx context.Context, digest string) (rotate.Plan, string, rotate.Totals, error) {
+	full, err := rotate.FindPlan(ctx, a.store, digest)
+	if err != nil {
+		return rotate.Plan{}, "", rotate.Totals{}, err
+	}
+	p, t, err := rotate.LoadPlan(ctx, a.store, full)
+	return p, full, t, err
+}
+
+// Plans lists the plans made for an incident, with who approved each.
+func (a *App) Plans(ctx context.Context, incident string) ([]PlanState, error) {
+	ids, err := a.store.DocumentIDs(ctx, store.KindPlan, "sha256:")
+	if err != nil {
+		return nil, err
+	}
+	var out []PlanState
+	for _, id := range ids {
+		p, t, err := rotate.LoadPlan(ctx, a.store, id)
+		if err != nil {
+			return nil, err
+		}
+		if p.Incident != incident {
+			continue
+		}
+		st := PlanState{Plan: id, MadeAt: p.MadeAt, Proposer: p.Proposer, Totals: t, Quorum: p.Quorum}
+		st.Approvers, err = rotate.ApprovedBy(ctx, a.store, id)
+		if err != nil {
+			return nil, err
+		}
+		if st.Reissues, err = a.store.ReissueCounts(ctx, id); err != nil {
+			return nil, err
+		}
+		out = append(out, st)
+	}
+	slices.SortFunc(out, func(x, y PlanState) int { return x.MadeAt.Compare(y.MadeAt) })
+	return out, nil
+}
+
+// PlanState is a plan and how far it has come.
+type PlanState struct {
+	Plan      string           `json:"plan"`
+	MadeAt    time.Time        `json:"made_at"`
+	Proposer  string           `json:"proposer"`
+	Quorum    int              `json:"quorum"`
+	Approvers []string         `json:"approvers"`
+	Totals    rotate.Totals    `json:"totals"`
+	Reissues  map[string]int64 `json:"reissues"`
+}
+
+// Items calls visit with every item of a plan, or those of one decision.
+func (a *App) Items(ctx context.Context, digest string, d trust.Decision, visit func(rotate.Item) error) error {
+	return rotate.Items(ctx, a.store, digest, d, visit)
+}
+
+// ApprovalRequest returns the bytes an approver signs.
+func (a *App) ApprovalRequest(ctx context.Context, digest, approver string) ([]byte, error) {
+	p, full, _, err := a.Plan(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	return rotate.ApprovalRequest(full, p.Incident, approver)
+}
+
+// Approve keeps an approval made with a signature over ApprovalRequest.
+func (a *App) Approve(ctx context.Context, digest, approver string, signature []byte) (string, error) {
+	full, err := rotate.FindPlan(ctx, a.store, digest)
+	if err != nil {
+		return "", err
+	}
+	return full, rotate.Approve(ctx, a.store, a.by("approval by %s", approver),
+		rotate.Approval{Plan: full, Approver: approver, Signature: base64.StdEncoding.EncodeToString(signature), At: a.now()})
+}
+
+// ApproveWithKey signs the approval with a key at hand.
+func (a *App) ApproveWithKey(ctx context.Context, digest, approver string, key signer.Signer) (string, error) {
+	request, err := a.ApprovalRequest(ctx, digest, approver)
+	if err != nil {
+		return "", err
+	}
+	sig, err := key.Sign(ctx, request)
+	if err != nil {
+		return "", fmt.Errorf("signing the approval: %w", err)
+	}
+	return a.Approve(ctx, digest, approver, sig)
+}
+
+// LoadKey decrypts a cosign private key.
+func LoadKey(file string, password func() ([]byte, error)) (signer.Signer, error) {
+	return keyfile.Load(file, password)
+}
+
+func (a *App) permit(ctx context.Context, digest string) (rotate.Permission, error) {
+	full, err := rotate.FindPlan(ctx, a.store, digest)
+	if err != nil {
+		return rotate.Permission{}, err
+	}
+	return rotate.Permit(ctx, a.store, full)
+}
+
+// Contain publishes the revocation and takes the rogue artifacts away.
+func (a *App) Contain(ctx context.Context, digest string, apply bool) (rotate.Contained, error) {
+	p, err := a.permit(ctx, digest)
+	if err != nil {
+		return rotate.Contained{}, err
+	}
+	publish := a.options.Publish
+	if publish == nil {
+		publish = a.publishFile
+	}
+	return rotate.Contain(ctx, a.store, a.options.Registry, publish, a.by("contain %s", p.Plan().Incident), p, apply)
+}
+
+// publishFile keeps a revocation statement in the home, for people to carry to
+// their verifiers.
+func (a *App) publishFile(_ context.Context, path string, statement []byte) error {
+	file := filepath.Join(a.options.Home, revocationsDir, filepath.Base(path))
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return fmt.Errorf("revocations: %w", err)
+	}
+	return durable.WriteFile(file, statement, 0o644)
+}
+
+// ResignOptions say how to re-sign.
+type ResignOptions struct {
+	Plan         string
+	Signer       signer.Signer // nil in a dry run: then nothing is looked up by key
+	TimestampURL string        // RFC 3161 authority; empty: none
+	Apply        bool
+	Parallel     int
+	Progress     func(resign.Result)
+	Failed       func(resign.Failure)
+}
+
+// Resigned is what re-signing did, or would do.
+type Resigned struct {
+	Incident string `json:"incident"`
+	Plan     string `json:"plan"`
+	Applied  bool   `json:"applied"`
+	resign.Result
+	Denied          int64   `json:"denied"`
+	OnHold          int64   `json:"on_hold"`
+	Requests        int64   `json:"requests"`
+	DurationSeconds float64 `json:"duration_seconds"`
+}
+
+// Resign carries out what an approved plan decided to re-sign.
+func (a *App) Resign(ctx context.Context, o ResignOptions) (Resigned, error) {
+	p, err := a.permit(ctx, o.Plan)
+	if err != nil {
+		return Resigned{}, err
+	}
+	if o.Signer.Identity() != p.Plan().NewSigner {
+		return Resigned{}, fmt.Errorf("the plan names %s as the new signer, the key given is %s", p.Plan().NewSigner, o.Signer.Identity())
+	}
+	policy, err := p.Current(ctx, a.store)
+	if err != nil {
+		return Resigned{}, err
+	}
+	e := resign.Engine{Registry: a.options.Registry, Store: a.store, Signer: o.Signer, Plan: p.Digest(), Apply: o.Apply,
+		By: a.by("re-sign for %s", p.Plan().Incident), Parallel: o.Parallel, Progress: o.Progress, Failed: o.Failed}
+	if o.TimestampURL != "" {
+		e.Timestamp = sign.NewTimestampAuthority(&sign.TimestampAuthorityOptions{URL: o.TimestampURL, Timeout: 30 * time.Second, Retries: 3})
+	}
+	out := Resigned{Incident: p.Plan().Incident, Plan: p.Digest(), Applied: o.Apply,
+		Denied: p.Totals().Decisions[trust.Deny], OnHold: p.Totals().Decisions[trust.Hold]}
+	before, start := a.Requests(), time.Now()
+	out.Result, err = e.Run(ctx, approved{a.store, p, policy})
+	out.Requests, out.DurationSeconds = a.Requests()-before, time.Since(start).Seconds()
+	if err == nil && out.Failed+out.Held > 0 {
+		err = fmt.Errorf("%d signatures failed and %d are held back: run it again to resume, or make a new plan for what is held", out.Failed, out.Held)
+	}
+	return out, err
+}
+
+// approved gives the re-signing engine the items of an approved plan.
+type approved struct {
+	store      *store.Store
+	permission rotate.Permission
+	policy     trust.Policy
+}
+
+func (w approved) Items(ctx context.Context, after int64, limit int) ([]resign.Item, error) {
+	items, err := rotate.ItemPage(ctx, w.store, w.permission.Digest(), trust.Resign, after, limit)
+	out := make([]resign.Item, 0, len(items))
+	for _, i := range items {
+		r := resign.Item{Seq: i.Seq, Repository: i.Repository, Digest: i.Digest, MediaType: i.MediaType, Size: i.Size,
+			PredicateType: i.PredicateType(), StatementKey: i.Statement, Formats: i.Formats}
+		for _, g := range i.Signatures {
+			if g.Verdict != trust.Unverifiable {
+				r.SourceFormat, r.SourceContent = g.Format, g.Content
+			}
+		}
+		out = append(out, r)
+	}
+	return out, err
+}
+
+func (w approved) Still(ctx context.Context, i resign.Item) (string, bool, error) {
+	return rotate.Still(ctx, w.store, w.permission.Digest(), w.policy,
+		rotate.Item{Repository: i.Repository, Digest: i.Digest, Statement: i.StatementKey, Decision: trust.Resign})
+}
+
+// CutOver removes the old signer from the anchors of an approved plan.
+func (a *App) CutOver(ctx context.Context, digest string, apply bool) (rotate.Cutover, error) {
+	p, err := a.permit(ctx, digest)
+	if err != nil {
+		return rotate.Cutover{}, err
+	}
+	return rotate.CutOver(ctx, a.store, a.accepts, a.by("cut-over for %s", p.Plan().Incident), p, apply)
+}
+
+// accepts reports whether a consumer that accepts one signer's key, and reads
+// one format, accepts an artifact as it is in the registry now.
+func (a *App) accepts(ctx context.Context, repository, digest string, f inventory.Format, by signer.Record) error {
+	pub, _, err := signer.ParsePublicKey(by.PublicKey)
+	if err != nil {
+		return err
+	}
+	v, err := verify.New(verify.Trust{Root: a.root, Keys: []crypto.PublicKey{pub}})
+	if err != nil {
+		return err
+	}
+	sub := verify.Subject{Repository: repository, Digest: digest}
+	got := verify.Fetcher{Registry: a.options.Registry, Verifier: v}.Signatures(ctx, sub, verify.Only(f))
+	consumer := verify.Consumer{Key: pub, Root: a.root}
+	refused := errors.New("no signature by the new signer is there")
+	for _, found := range got.Found {
+		if !found.Verified || found.Signer != by.Identity || found.PredicateType != inventory.SignPredicate {
+			continue
+		}
+		if f == inventory.Legacy {
+			err = consumer.Legacy(ctx, sub, found.Annotations, found.Content)
+		} else {
+			err = consumer.Bundle(ctx, sub, found.Content)
+		}
+		if err == nil {
+			return nil
+		}
+		refused = err
+	}
+	for _, p := range got.Problems {
+		refused = errors.Join(refused, errors.New(p.Problem))
+	}
+	return refused
+}

@@ -1,0 +1,141 @@
+// Package rotate takes a signer out of trust: it declares the incident, makes
+// the plan, counts the approvals, and says what may be done.
+//
+// Nothing here touches a registry or a verifier. The verdicts and decisions
+// are rotate/trust's, which this package applies to the inventory.
+package rotate
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/reseal/reseal/internal/store"
+	"github.com/reseal/reseal/inventory"
+	"github.com/reseal/reseal/journal"
+	"github.com/reseal/reseal/rotate/trust"
+	"github.com/reseal/reseal/signer"
+)
+
+// Schemas of the documents this package keeps.
+const (
+	IncidentSchema  = "reseal.incident/v1"
+	PlanSchema      = "reseal.plan/v1"
+	ApproversSchema = "reseal.approvers/v1"
+	ApprovalSchema  = "reseal.approval/v1"
+)
+
+// IncidentState is where an incident stands.
+type IncidentState string
+
+// The states of an incident.
+const (
+	Open IncidentState = "open"
+)
+
+// Incident is a declared compromise with its circumstances.
+type Incident struct {
+	Schema string `json:"schema"`
+	trust.Incident
+	Title    string            `json:"title"`
+	Severity string            `json:"severity"`
+	State    IncidentState     `json:"state"`
+	OpenedBy string            `json:"opened_by"`
+	OpenedAt time.Time         `json:"opened_at"`
+	Rogue    map[string]string `json:"rogue,omitempty"` // digest → why it is known to be bad
+}
+
+// Check refuses an incident that nothing could be decided by.
+func (i Incident) Check() error {
+	if i.ID == "" {
+		return errors.New("incident: give it a name, e.g. INC-2026-11-22")
+	}
+	for d := range i.Rogue {
+		if err := inventory.CheckDigest(d); err != nil {
+			return fmt.Errorf("incident %s: rogue %w", i.ID, err)
+		}
+	}
+	return i.Incident.Check()
+}
+
+// OpenIncident declares an incident and taints its signers, in one step.
+func OpenIncident(ctx context.Context, s *store.Store, by journal.Author, i Incident) error {
+	i.Schema, i.State = IncidentSchema, Open
+	if err := i.Check(); err != nil {
+		return err
+	}
+	if _, err := s.Document(ctx, store.KindIncident, i.ID); err == nil {
+		return fmt.Errorf("incident %s exists already: \"reseal incident show %s\" shows it; choose another name for another incident", i.ID, i.ID)
+	} else if !errors.Is(err, inventory.ErrNotFound) {
+		return err
+	}
+	body, err := canonical(i)
+	if err != nil {
+		return err
+	}
+	return s.Update(ctx, by, func(tx *store.Tx) error {
+		for _, id := range i.Signers {
+			r, err := s.Signer(ctx, id.ID())
+			if err != nil {
+				return err
+			}
+			r.State = signer.Tainted
+			if err := tx.PutSigner(ctx, r); err != nil {
+				return err
+			}
+		}
+		return tx.PutDocument(ctx, store.KindIncident, i.ID, "incident.opened", body)
+	})
+}
+
+// LoadIncident returns an incident by name.
+func LoadIncident(ctx context.Context, s *store.Store, id string) (Incident, error) {
+	var i Incident
+	err := load(ctx, s, store.KindIncident, id, &i)
+	if errors.Is(err, inventory.ErrNotFound) {
+		return i, fmt.Errorf("%w: \"reseal incident list\" lists those that are known", err)
+	}
+	return i, err
+}
+
+// Incidents returns every incident, oldest name first. All of them count in
+// every judgement: a closed incident is still true.
+func Incidents(ctx context.Context, s *store.Store) ([]Incident, error) {
+	bodies, err := s.Documents(ctx, store.KindIncident, "")
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Incident, len(bodies))
+	for n, b := range bodies {
+		if err := json.Unmarshal(b, &out[n]); err != nil {
+			return nil, fmt.Errorf("incident: %w", err)
+		}
+	}
+	return out, nil
+}
+
+func load(ctx context.Context, s *store.Store, kind, id string, into any) error {
+	body, err := s.Document(ctx, kind, id)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, into); err != nil {
+		return fmt.Errorf("%s %s: %w", kind, id, err)
+	}
+	return nil
+}
+
+// canonical returns the one JSON form of a value that is hashed and signed:
+// one line, fields in the order of the type, map keys sorted, no HTML escapes.
+func canonical(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}

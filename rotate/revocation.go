@@ -1,0 +1,59 @@
+package rotate
+
+import (
+	"slices"
+	"time"
+
+	"github.com/reseal/reseal/inventory"
+	"github.com/reseal/reseal/rotate/trust"
+)
+
+// RevocationPredicate is the predicate type of a revocation statement.
+const RevocationPredicate = "https://reseal.dev/revocation/v1"
+
+// Revocation is a revocation statement: an in-toto statement whose subjects
+// are the denied digests. It is published as a TUF target and never attached
+// to an artifact: a bundle by a trusted signer on the denied digest would make
+// cosign accept it, whatever the bundle says.
+type Revocation struct {
+	Type          string              `json:"_type"`
+	Subject       []RevocationSubject `json:"subject"`
+	PredicateType string              `json:"predicateType"`
+	Predicate     RevocationBody      `json:"predicate"`
+}
+
+// RevocationSubject is one denied digest.
+type RevocationSubject struct {
+	Digest map[string]string `json:"digest"`
+}
+
+// RevocationBody says what is no longer to be believed, and since when.
+type RevocationBody struct {
+	trust.Incident
+	Before    string    `json:"before"` // what holds for signatures proven older: "keep"
+	Inside    string    `json:"inside"` // for all others: "deny"
+	Reason    string    `json:"reason"`
+	Plan      string    `json:"plan"`
+	Approvers []string  `json:"approvers"`
+	IssuedAt  time.Time `json:"issued_at"`
+}
+
+// Revoke returns the revocation statement of an approved plan, in canonical
+// form. The same plan and approvals give the same bytes.
+func Revoke(i Incident, p Permission) ([]byte, error) {
+	denied := make([]string, 0, len(p.plan.Rogue))
+	for d := range p.plan.Rogue {
+		denied = append(denied, d)
+	}
+	slices.Sort(denied)
+	r := Revocation{Type: "https://in-toto.io/Statement/v1", PredicateType: RevocationPredicate, Subject: []RevocationSubject{},
+		Predicate: RevocationBody{Incident: i.Incident, Before: "keep", Inside: "deny", Reason: i.Title, Plan: p.digest,
+			Approvers: slices.Sorted(slices.Values(p.approvers)), IssuedAt: p.plan.MadeAt}}
+	for _, d := range denied {
+		if err := inventory.CheckDigest(d); err != nil {
+			return nil, err
+		}
+		r.Subject = append(r.Subject, RevocationSubject{Digest: map[string]string{"sha256": trimAlgorithm(d)}})
+	}
+	return canonical(r)
+}

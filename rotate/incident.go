@@ -82,6 +82,9 @@ func OpenIncident(ctx context.Context, s *store.Store, by journal.Author, i Inci
 			if err != nil {
 				return err
 			}
+			if !r.Enrolled() {
+				return fmt.Errorf("signer %s was never enrolled, so no plan trusts what it signed: if verifiers did accept it, enrol it first with \"reseal signer add NAME --key PUB --state old\"", r.Identity)
+			}
 			r.State = signer.Tainted
 			if err := tx.PutSigner(ctx, r); err != nil {
 				return err

@@ -51,7 +51,7 @@ type Plan struct {
 	Proposer   string            `json:"proposer"`
 	MadeAt     time.Time         `json:"made_at"`
 	NewSigner  signer.Identity   `json:"new_signer"`
-	Trusted    []string          `json:"trusted"` // signer IDs that count as trusted
+	Trusted    []string          `json:"trusted"` // enrolled signers, by ID
 	Skew       time.Duration     `json:"skew_ns"`
 	Vouchers   []trust.Voucher   `json:"vouchers"`
 	Rogue      map[string]string `json:"rogue"`
@@ -284,7 +284,7 @@ func (p *Plan) complete(ctx context.Context, s *store.Store) error {
 	}
 	known := false
 	for _, r := range signers {
-		if r.State.Trusted() && !tainted(r.Identity) {
+		if r.Enrolled() {
 			p.Trusted = append(p.Trusted, r.Identity.ID())
 		}
 		known = known || r.Identity == p.NewSigner && r.State.Trusted()

@@ -123,6 +123,10 @@ type Record struct {
 	PublicKey []byte // PEM, for keys
 }
 
+// Enrolled reports whether verifiers are meant to accept the signer, or were
+// until an incident.
+func (r Record) Enrolled() bool { return r.Name != "" && r.State != Observed }
+
 // Signer makes signatures with one key. Implementations are safe for
 // concurrent use.
 type Signer interface {

@@ -80,7 +80,7 @@ func (a *App) Impact(ctx context.Context, incident string, suspect string, skew 
 		return rotate.Totals{}, err
 	}
 	for _, r := range signers {
-		p.Trusted[r.Identity.ID()] = r.State.Trusted()
+		p.Trusted[r.Identity.ID()] = r.Enrolled()
 	}
 	if visit == nil {
 		visit = func(rotate.Item) error { return nil }

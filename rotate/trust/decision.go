@@ -58,7 +58,7 @@ func (v Voucher) Check() error {
 type Policy struct {
 	Incidents   []Incident
 	Skew        time.Duration
-	Trusted     map[string]bool   // signer IDs that consumers are meant to accept
+	Trusted     map[string]bool   // signer IDs that consumers accept, or did until an incident
 	Vouchers    []Voucher         // see Voucher
 	Rogue       map[string]string // digest → why it is known to be bad
 	Homes       []string          // repositories that the plan itself names as the organisation's own
@@ -157,7 +157,9 @@ func (p Policy) uncovered(sigs []Judged) []inventory.Format {
 func (p Policy) good(st inventory.Statement, beside []inventory.Statement, sigs []Judged) (reason string, good bool) {
 	proof := ""
 	for _, s := range sigs {
-		if s.Verdict.Proven() {
+		// A signer that nobody here ever accepted proves nothing, and one that
+		// no incident touches proves the same in a format it did not use.
+		if p.Trusted[s.Signer.ID()] && (s.Verdict.Proven() || s.Verdict == Unaffected) {
 			proof = s.Reason
 			if s.Names == st.Artifact.Repository {
 				return proof, true
@@ -178,19 +180,19 @@ func (p Policy) good(st inventory.Statement, beside []inventory.Statement, sigs 
 }
 
 // heldBefore reports whether our own inventory saw a signature of the statement
-// here before every incident about its signer began.
+// here before every incident about any of its signers began.
 func (p Policy) heldBefore(sigs []Judged) bool {
-	return slices.ContainsFunc(sigs, func(s Judged) bool {
-		if !s.Verified || s.FirstSeen.IsZero() {
+	for _, i := range p.Incidents {
+		if !slices.ContainsFunc(sigs, func(s Judged) bool { return i.touches(s.Signature) }) {
+			continue
+		}
+		if i.From == nil || !slices.ContainsFunc(sigs, func(s Judged) bool {
+			return s.Verified && !s.FirstSeen.IsZero() && s.FirstSeen.Before(i.From.Add(-p.Skew))
+		}) {
 			return false
 		}
-		for _, i := range p.Incidents {
-			if i.touches(s.Signature) && (i.From == nil || !s.FirstSeen.Before(i.From.Add(-p.Skew))) {
-				return false
-			}
-		}
-		return true
-	})
+	}
+	return true
 }
 
 // vouched returns why an approved voucher proves the artifact good, or "".

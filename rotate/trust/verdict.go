@@ -96,12 +96,15 @@ func Judge(s inventory.Signature, incidents []Incident, skew time.Duration) Judg
 	if !Touched(s, incidents) {
 		return Judgement{Verdict: Unaffected, Reason: "no open incident is about " + s.Signer.ID()}
 	}
-	upper, lower := bounds(s, incidents)
-	if upper != nil && lower != nil && lower.Time.After(upper.Time.Add(skew)) {
+	// Proofs that contradict each other stay suspicious even when one of them
+	// comes from an authority of an incident: else declaring one more incident
+	// could make a decision more trusting.
+	if upper, lower := bounds(s, nil); upper != nil && lower != nil && lower.Time.After(upper.Time.Add(skew)) {
 		return Judgement{Verdict: Unproven, Contradiction: true, Reason: fmt.Sprintf(
 			"its proofs contradict each other: made after %s (%s) and before %s (%s)",
 			stamp(lower.Time), describe(lower.Authority), stamp(upper.Time), describe(upper.Authority))}
 	}
+	upper, lower := bounds(s, incidents)
 	var worst Judgement
 	for _, i := range incidents {
 		if !i.touches(s) {

@@ -1,0 +1,79 @@
+# Everything reseal needs is made from here. `make help` lists the targets.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+GO          ?= go
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+GOBUILD     := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
+LDFLAGS     := -s -w -X main.version=$(VERSION)
+BIN         := $(CURDIR)/bin
+PEERS       := $(BIN)/peers
+TOOLS       := $(BIN)/tools
+FUZZTIME    ?= 30s
+
+export GOTOOLCHAIN := local
+
+.PHONY: help build drill test e2e peers bench lint fuzz race vuln clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+
+build: ## build bin/reseal, one static binary
+	@mkdir -p $(BIN)
+	$(GOBUILD) -ldflags "$(LDFLAGS)" -o $(BIN)/reseal ./cmd/reseal
+
+drill: build ## rehearse the recovery from a leaked signing key; needs no server
+	$(BIN)/reseal drill signing-key
+
+test: lint race ## all checks that need no server: vet, staticcheck, tests with the race detector
+
+lint: $(TOOLS)/staticcheck ## gofmt, vet, staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "not formatted: $$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) vet -tags e2e ./cmd/reseal
+	$(TOOLS)/staticcheck ./...
+
+race: ## tests with the race detector
+	CGO_ENABLED=1 $(GO) test -race -buildvcs=false -timeout 30m ./...
+
+e2e: build peers ## recover images signed by the real cosign in a real registry
+	$(GO) test -tags e2e -buildvcs=false -count=1 -timeout 45m -v -run 'TestRecovery|TestKill' ./cmd/reseal
+
+bench: ## benchmarks beside the peers (none yet: speed comes with later work)
+	@mkdir -p $(BIN) && echo '[]' > $(BIN)/bench.json && echo "no benchmark rows yet"
+
+fuzz: ## fuzz every parser for FUZZTIME each
+	@for target in $$(grep -rhoE '^func Fuzz[A-Za-z0-9]+' --include '*_test.go' . | sed 's/func //' | sort -u); do \
+	  pkg=$$(dirname $$(grep -rlE "^func $$target\(" --include '*_test.go' . | head -1)); \
+	  echo "$$pkg $$target"; \
+	  $(GO) test -buildvcs=false -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$pkg; \
+	done
+
+vuln: $(TOOLS)/govulncheck ## govulncheck, where its database can be reached
+	@if curl -sSf -o /dev/null --max-time 10 https://vuln.go.dev/index/db.json; then $(TOOLS)/govulncheck ./...; \
+	else echo "the vulnerability database (vuln.go.dev) cannot be reached from here: nothing was checked"; fi
+
+# The tools and peers are pinned: newer ones may want a newer Go.
+$(TOOLS)/staticcheck:
+	GOBIN=$(TOOLS) $(GO) install -buildvcs=false honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+$(TOOLS)/govulncheck:
+	GOBIN=$(TOOLS) $(GO) install -buildvcs=false golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+peers: $(PEERS)/cosign2 $(PEERS)/cosign3 $(PEERS)/registry $(PEERS)/crane $(PEERS)/timestamp-server ## build the real peers, pinned, into bin/peers
+
+# peer NAME,MODULE_PATH,VERSION: go install under another name.
+define peer
+$(PEERS)/$(1):
+	@mkdir -p $(PEERS)
+	@tmp=$$$$(mktemp -d) && CGO_ENABLED=0 GOBIN=$$$$tmp $(GO) install -trimpath -buildvcs=false -ldflags "-s -w" $(2)@$(3) \
+	  && mv $$$$tmp/* $$@ && rmdir $$$$tmp && echo "$(1) $(3)"
+endef
+$(eval $(call peer,cosign2,github.com/sigstore/cosign/v2/cmd/cosign,v2.6.5))
+$(eval $(call peer,cosign3,github.com/sigstore/cosign/v3/cmd/cosign,v3.1.3))
+$(eval $(call peer,registry,github.com/distribution/distribution/v3/cmd/registry,v3.1.2))
+$(eval $(call peer,crane,github.com/google/go-containerregistry/cmd/crane,v0.22.1))
+$(eval $(call peer,timestamp-server,github.com/sigstore/timestamp-authority/v2/cmd/timestamp-server,v2.1.3))
+
+clean: ## remove everything that was built
+	rm -rf $(BIN)

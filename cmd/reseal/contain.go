@@ -1,0 +1,63 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/reseal/reseal/internal/app"
+)
+
+var applyFlag = cli.BoolFlag{Name: "apply", Usage: "do it; without this, only say what would be done"}
+
+func containCommand(ui *ui) *cli.Command {
+	return &cli.Command{
+		Name:      "contain",
+		Usage:     "publish the revocation and take rogue artifacts out of the registry",
+		ArgsUsage: "PLAN",
+		Description: `Every denied artifact goes into the vault first, then out of the registry with
+its signatures. The revocation statement is written to revocations/ in the home.
+A stolen key signs the next digest a second later: what ends the exposure is the
+cut-over.
+
+Example:
+  reseal contain 3f9a2c --apply` + exits("4 the plan is not approved", "5 over a ceiling"),
+		Flags: []cli.Flag{&applyFlag},
+		Action: in(func(c *cli.Context, a *app.App) error {
+			plan, err := args(c, "a plan")
+			if err != nil {
+				return err
+			}
+			r, runErr := a.Contain(c.Context, plan[0], c.Bool("apply"))
+			if runErr != nil && r.Incident == "" {
+				return runErr
+			}
+			if wantsJSON(c) {
+				return errors.Join(ui.object("contain", r), runErr)
+			}
+			verb := ui.verb(r.Applied, "published", "would publish")
+			ui.printf("%s %s", verb, r.Published)
+			for _, ref := range r.Quarantined {
+				ui.printf("%s %s", ui.verb(r.Applied, "took away", "would take away"), ref)
+			}
+			for _, ref := range r.Absent {
+				ui.printf("already gone: %s", ref)
+			}
+			ui.dryRun(r.Applied)
+			return runErr
+		}),
+	}
+}
+
+func (u *ui) verb(applied bool, did, would string) string {
+	if applied {
+		return did
+	}
+	return would
+}
+
+func (u *ui) dryRun(applied bool) {
+	if !applied {
+		u.notef("this was a dry run: nothing was changed; --apply does it")
+	}
+}

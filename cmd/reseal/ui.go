@@ -1,0 +1,240 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/reseal/reseal/internal/app"
+	"github.com/reseal/reseal/rotate"
+)
+
+// The rules of the terminal:
+//
+// Results go to standard output and nothing else does. Progress, notes and
+// errors go to standard error. With --json the result is one object, with a
+// "schema" that names its version. Progress is one line that changes on a
+// terminal, and a plain line now and then elsewhere. Sentences start small and
+// say what to do next.
+
+// ui is the only thing that prints.
+type ui struct {
+	in       io.Reader
+	out, err io.Writer
+	unknown  error // set when the command does not exist
+}
+
+// Exit codes.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitRefused     = 3
+	exitApproval    = 4
+	exitCeiling     = 5
+	exitInterrupted = 130
+)
+
+var (
+	errInterrupted = errors.New("interrupted: run the same command again, it resumes where it stopped")
+	errRefused     = errors.New("verification refused")
+)
+
+// usageError is a command line that makes no sense.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// exitCode turns an error into an exit code.
+func exitCode(err error) int {
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.Is(err, errInterrupted):
+		return exitInterrupted
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.Is(err, errRefused):
+		return exitRefused
+	case errors.Is(err, rotate.ErrNeedsApproval):
+		return exitApproval
+	case errors.Is(err, rotate.ErrOverLimit), errors.Is(err, rotate.ErrNotCovered):
+		return exitCeiling
+	}
+	return exitFailed
+}
+
+// fail says what went wrong and returns the exit code.
+func (u *ui) fail(err error) int {
+	if err == nil && u.unknown != nil {
+		err = usageError{u.unknown}
+	}
+	if err == nil {
+		return exitDone
+	}
+	text := strings.TrimSpace(err.Error())
+	fmt.Fprintf(u.err, "reseal: %s\n", strings.ReplaceAll(text, "\n", "\n        "))
+	return exitCode(err)
+}
+
+// notef tells a person something that is not the result.
+func (u *ui) notef(format string, args ...any) { fmt.Fprintf(u.err, format+"\n", args...) }
+
+// printf prints a line of the result.
+func (u *ui) printf(format string, args ...any) { fmt.Fprintf(u.out, format+"\n", args...) }
+
+// object prints the result as one JSON object with its schema first.
+func (u *ui) object(schema string, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	head := fmt.Sprintf(`{"schema":"reseal.%s/v1"`, schema)
+	if string(body) != "{}" {
+		head += ","
+	}
+	_, err = fmt.Fprintf(u.out, "%s%s\n", head, body[1:])
+	return err
+}
+
+// line prints a value that names its own schema as one JSON object.
+func (u *ui) line(v any) error { return json.NewEncoder(u.out).Encode(v) }
+
+// table prints rows in columns; the first row is the heading.
+func (u *ui) table(rows [][]string) {
+	w := tabwriter.NewWriter(u.out, 0, 0, 2, ' ', 0)
+	for _, r := range rows {
+		fmt.Fprintln(w, strings.Join(r, "\t"))
+	}
+	w.Flush()
+}
+
+func (u *ui) isTerminal() bool {
+	f, ok := u.err.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// password returns COSIGN_PASSWORD, or asks for it on a terminal.
+func (u *ui) password(file string) func() ([]byte, error) {
+	return func() ([]byte, error) {
+		if p, ok := os.LookupEnv("COSIGN_PASSWORD"); ok {
+			return []byte(p), nil
+		}
+		f, ok := u.in.(*os.File)
+		if !ok || !term.IsTerminal(int(f.Fd())) {
+			return nil, fmt.Errorf("no password for %s: set COSIGN_PASSWORD, or run this on a terminal", file)
+		}
+		fmt.Fprintf(u.err, "password for %s: ", file)
+		p, err := term.ReadPassword(int(f.Fd()))
+		fmt.Fprintln(u.err)
+		return p, err
+	}
+}
+
+// read returns the content of a file that a flag names; "-" is standard input.
+func (u *ui) read(file string, limit int64) ([]byte, error) {
+	var r io.Reader = u.in
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		r = f
+	}
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = &fs.PathError{Op: "read", Path: file, Err: fmt.Errorf("longer than %d bytes", limit)}
+	}
+	return b, err
+}
+
+// progress shows how far a long command has come.
+type progress struct {
+	ui    *ui
+	what  string
+	total int64 // 0: unknown
+	every time.Duration
+	start time.Time
+
+	mu   sync.Mutex
+	last time.Time
+	open bool // a line without an end is on the terminal
+}
+
+func (u *ui) progress(what string, total int64) *progress {
+	every := 10 * time.Second
+	if u.isTerminal() {
+		every = 100 * time.Millisecond
+	}
+	now := time.Now()
+	return &progress{ui: u, what: what, total: total, every: every, start: now, last: now}
+}
+
+// at reports that done units are done, with a word about the rest.
+func (p *progress) at(done int64, detail string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if now.Sub(p.last) < p.every {
+		return
+	}
+	p.last = now
+	rate := float64(done) / now.Sub(p.start).Seconds()
+	line := fmt.Sprintf("%s: %d", p.what, done)
+	if p.total > 0 {
+		line += fmt.Sprintf(" of %d", p.total)
+	}
+	line += fmt.Sprintf(", %.0f/s", rate)
+	if left := p.total - done; p.total > 0 && left > 0 && rate > 0 {
+		line += fmt.Sprintf(", %s left", time.Duration(float64(left)/rate*float64(time.Second)).Round(time.Second))
+	}
+	if detail != "" {
+		line += ", " + detail
+	}
+	if p.ui.isTerminal() {
+		fmt.Fprintf(p.ui.err, "\r\x1b[K%s", line)
+		p.open = true
+		return
+	}
+	fmt.Fprintln(p.ui.err, line)
+}
+
+// end clears the line.
+func (p *progress) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open {
+		fmt.Fprint(p.ui.err, "\r\x1b[K")
+		p.open = false
+	}
+}
+
+// helpTemplate is a command's help, with its examples and exit codes.
+const helpTemplate = `{{.HelpName}}: {{.Usage}}
+
+Usage: {{.HelpName}}{{if .VisibleFlags}} [flags]{{end}}{{if .ArgsUsage}} {{.ArgsUsage}}{{end}}
+{{if .Description}}
+{{.Description}}
+{{end}}{{if .VisibleFlags}}
+Flags:
+{{range .VisibleFlags}}   {{.}}
+{{end}}{{end}}`
+
+// exits is the end of every command's description.
+func exits(special ...string) string {
+	return "\n\nExit codes: 0 done, 1 failed, 2 wrong usage, " + strings.Join(append(special, "130 interrupted (resumable)"), ", ")
+}
+
+// refused is the error of a verification that says no.
+func refused(v app.Verified) error { return fmt.Errorf("%w: %s: %s", errRefused, v.Subject, v.Why) }

@@ -1,0 +1,322 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/reseal/reseal/inventory/scan"
+	"github.com/reseal/reseal/resign"
+	"github.com/reseal/reseal/rotate"
+	"github.com/reseal/reseal/runbooks"
+	"github.com/reseal/reseal/runbooks/drill"
+	"github.com/reseal/reseal/signer"
+	"github.com/reseal/reseal/tuf"
+)
+
+// Drill runs a drill with the same code that recovers for real.
+func Drill(ctx context.Context, o drill.Options) (drill.Report, error) {
+	return drill.Run(ctx, o, func(home string) (drill.Responder, error) { return &responder{home: home}, nil })
+}
+
+// responder is the people in a drill, using reseal.
+type responder struct {
+	home    string
+	setup   drill.Setup
+	app     *App
+	revoker *revoker
+	plan    string
+}
+
+// Prepare implements drill.Responder.
+func (r *responder) Prepare(ctx context.Context, s drill.Setup) error {
+	r.setup = s
+	var err error
+	if r.revoker, err = newRevoker(s); err != nil {
+		return err
+	}
+	in := InitOptions{Quorum: s.Quorum, Consumers: s.Consumers, TrustedRoot: s.TrustedRoot}
+	for _, p := range s.Approvers {
+		in.Approvers = append(in.Approvers, rotate.Approver{Name: p.Name, PublicKey: string(p.PublicKeyPEM)})
+	}
+	for _, p := range s.Signers {
+		in.Signers = append(in.Signers, signer.Record{Name: p.Name, State: p.State, PublicKey: p.PublicKeyPEM})
+	}
+	o := Options{Home: r.home, Actor: s.Proposer, Now: s.Now, Publish: r.revoker.publish}
+	if err := Init(ctx, o, in); err != nil {
+		return err
+	}
+	if r.app, err = Open(ctx, o); err != nil {
+		return err
+	}
+	if _, err := r.app.Scan(ctx, s.Repositories, nil, nil); err != nil {
+		return err
+	}
+	_, err = r.app.MarkDeployed(ctx, "the cluster", strings.NewReader(strings.Join(s.Deployed, "\n")))
+	return err
+}
+
+// Close releases the home.
+func (r *responder) Close() error {
+	if r.app == nil {
+		return nil
+	}
+	return r.app.Close()
+}
+
+// Do implements drill.Responder.
+func (r *responder) Do(ctx context.Context, action runbooks.Action) (drill.Outcome, error) {
+	switch action {
+	case runbooks.Scan:
+		return r.scan(ctx)
+	case runbooks.Declare:
+		return r.declare(ctx)
+	case runbooks.Impact:
+		return r.impact(ctx)
+	case runbooks.Plan:
+		return r.makePlan(ctx)
+	case runbooks.Approve:
+		return r.approve(ctx)
+	case runbooks.Contain:
+		return r.contain(ctx)
+	case runbooks.Resign:
+		return r.resign(ctx)
+	case runbooks.CutOver:
+		return r.cutOver(ctx)
+	case runbooks.Verify:
+		return r.verify(ctx)
+	case runbooks.Report:
+		return r.report(ctx)
+	}
+	return drill.Outcome{}, fmt.Errorf("nobody knows how to %q", action)
+}
+
+func summary(format string, args ...any) drill.Outcome {
+	return drill.Outcome{Summary: fmt.Sprintf(format, args...)}
+}
+
+func (r *responder) scan(ctx context.Context) (drill.Outcome, error) {
+	res, err := r.app.Scan(ctx, r.setup.Repositories, nil, func(string, scan.Result) {})
+	return summary("%d artifacts with %d signatures in %d repositories: %d verify, %d do not",
+		res.Artifacts, res.Signatures, res.Repositories, res.Verified, res.Unverified), err
+}
+
+func (r *responder) declare(ctx context.Context) (drill.Outcome, error) {
+	i := r.setup.Incident
+	var names []string
+	for _, id := range i.Signers {
+		names = append(names, id.ID())
+	}
+	i.Signers = nil
+	i, err := r.app.OpenIncident(ctx, i, names, "drill: "+i.Title)
+	if err != nil {
+		return drill.Outcome{}, err
+	}
+	return summary("%s is open: %s", i.ID, i.Title), nil
+}
+
+func (r *responder) impact(ctx context.Context) (drill.Outcome, error) {
+	t, err := r.app.Impact(ctx, r.setup.Incident.ID, "", r.setup.Skew, nil)
+	return summary("%d artifacts touched, %d of them deployed: %s", t.Artifacts, t.Deployed, verdictWords(t)), err
+}
+
+func verdictWords(t rotate.Totals) string {
+	var words []string
+	for _, v := range []string{"proven-before", "proven-after", "inside", "unproven", "unaffected", "unverifiable"} {
+		for verdict, n := range t.Verdicts {
+			if string(verdict) == v && n > 0 {
+				words = append(words, fmt.Sprintf("%d %s", n, v))
+			}
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+func (r *responder) newSigner() string {
+	for _, s := range r.setup.Signers {
+		if s.State == signer.Standby {
+			return s.Name
+		}
+	}
+	return ""
+}
+
+func (r *responder) makePlan(ctx context.Context) (drill.Outcome, error) {
+	_, digest, t, err := r.app.MakePlan(ctx, PlanOptions{Incident: r.setup.Incident.ID, NewSigner: r.newSigner(),
+		Vouchers: r.setup.Vouchers, Skew: r.setup.Skew, Limits: rotate.Limits{MaxArtifacts: 100000}})
+	if err != nil {
+		return drill.Outcome{}, err
+	}
+	r.plan = digest
+	out := summary("plan %s: %d to re-sign, %d on hold, %d denied", digest[len("sha256:"):][:12], t.Decisions["resign"], t.Decisions["hold"], t.Decisions["deny"])
+	err = r.app.Items(ctx, digest, "", func(i rotate.Item) error { out.Items = append(out.Items, i); return nil })
+	return out, err
+}
+
+func (r *responder) approve(ctx context.Context) (drill.Outcome, error) {
+	var names []string
+	for _, p := range r.setup.Approvers {
+		if p.Name == r.setup.Proposer || len(names) == r.setup.Quorum {
+			continue
+		}
+		key, err := r.key(p.EncryptedKey, p.Password)
+		if err != nil {
+			return drill.Outcome{}, err
+		}
+		if _, err := r.app.ApproveWithKey(ctx, r.plan, p.Name, key); err != nil {
+			return drill.Outcome{}, err
+		}
+		names = append(names, p.Name)
+	}
+	return summary("%s approved; %s proposed it and could not", strings.Join(names, " and "), r.setup.Proposer), nil
+}
+
+// key decrypts a key the way people do: from a file.
+func (r *responder) key(encrypted, password []byte) (_ signer.Signer, err error) {
+	f, err := os.CreateTemp(r.home, "key-*")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
+	if _, err := f.Write(encrypted); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	return LoadKey(f.Name(), func() ([]byte, error) { return password, nil })
+}
+
+func (r *responder) contain(ctx context.Context) (drill.Outcome, error) {
+	if _, err := r.app.Contain(ctx, r.plan, false); err != nil {
+		return drill.Outcome{}, fmt.Errorf("dry run: %w", err)
+	}
+	c, err := r.app.Contain(ctx, r.plan, true)
+	if err != nil {
+		return drill.Outcome{}, err
+	}
+	if err := r.revoker.check(ctx, c.Published); err != nil {
+		return drill.Outcome{}, err
+	}
+	return summary("%s is published through TUF and a client has it; %d rogue artifacts taken away", c.Published, len(c.Quarantined)), nil
+}
+
+func (r *responder) resign(ctx context.Context) (drill.Outcome, error) {
+	key, err := r.key(r.setup.NewSignerKey, r.setup.Password)
+	if err != nil {
+		return drill.Outcome{}, err
+	}
+	var out drill.Outcome
+	o := ResignOptions{Plan: r.plan, Signer: key, TimestampURL: r.setup.TSAURL}
+	if _, err := r.app.Resign(ctx, o); err != nil {
+		return out, fmt.Errorf("dry run: %w", err)
+	}
+	o.Apply = true
+	o.Failed = func(f resign.Failure) {
+		out.Held = append(out.Held, drill.Held{Artifact: f.Item.Repository + "@" + f.Item.Digest, Reason: f.Why})
+	}
+	res, err := r.app.Resign(ctx, o)
+	out.Summary = fmt.Sprintf("%d statements signed again and read back, %d held back, %d failed; %d requests in %.1f s",
+		res.Signed, res.Held, res.Failed, res.Requests, res.DurationSeconds)
+	return out, err
+}
+
+func (r *responder) cutOver(ctx context.Context) (drill.Outcome, error) {
+	if _, err := r.app.CutOver(ctx, r.plan, false); err != nil {
+		return drill.Outcome{}, fmt.Errorf("dry run: %w", err)
+	}
+	c, err := r.app.CutOver(ctx, r.plan, true)
+	return summary("%d checks of deployed images passed under the new trust; anchors rewritten: %s", c.Checked, strings.Join(c.Anchors, ", ")), err
+}
+
+func (r *responder) verify(ctx context.Context) (drill.Outcome, error) {
+	accepted := 0
+	for _, image := range r.setup.Deployed {
+		v, err := r.app.Verify(ctx, image, r.setup.Skew)
+		if err != nil {
+			return drill.Outcome{}, err
+		}
+		if !v.Accepted {
+			return drill.Outcome{}, fmt.Errorf("%s is deployed and refused: %s", image, v.Why)
+		}
+		accepted++
+	}
+	for digest := range r.setup.Incident.Rogue {
+		for _, repository := range r.setup.Repositories {
+			if v, err := r.app.Verify(ctx, repository+"@"+digest, r.setup.Skew); err == nil && v.Accepted {
+				return drill.Outcome{}, fmt.Errorf("%s is rogue and accepted: %s", v.Subject, v.Why)
+			}
+		}
+	}
+	return summary("%d deployed images are accepted, the rogue ones are not", accepted), nil
+}
+
+func (r *responder) report(ctx context.Context) (drill.Outcome, error) {
+	st, err := r.app.VerifyJournal(ctx)
+	return summary("the journal is whole: %d entries", st.Entries), err
+}
+
+// revoker publishes revocation statements through a TUF repository, signed by
+// responders on call, and fetches them back as a client.
+type revoker struct {
+	repository *tuf.Repository
+	responders []tuf.Signer
+	online     tuf.Signer
+	client     tuf.FetchOptions
+	published  map[string][]byte
+}
+
+func newRevoker(s drill.Setup) (*revoker, error) {
+	keys := make([]tuf.Signer, 6)
+	for n, owner := range []string{"@root-1", "@root-2", "@root-3", "@responder-1", "@responder-2", ""} {
+		_, private, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			return nil, err
+		}
+		if keys[n], err = newTUFSigner(private, owner); err != nil {
+			return nil, err
+		}
+	}
+	root, responders, online := keys[:3], keys[3:5], keys[5]
+	repository, err := tuf.Init(s.TUFDir, tuf.InitOptions{RootKeys: root, TargetsKeys: root, RevocationKeys: responders, OnlineKey: online,
+		RootThreshold: 2, TargetsThreshold: 2, RevocationThreshold: 2, Targets: map[string][]byte{"trusted_root.json": s.TrustedRoot}})
+	if err != nil {
+		return nil, err
+	}
+	pinned, err := os.ReadFile(filepath.Join(s.TUFDir, "1.root.json"))
+	if err != nil {
+		return nil, err
+	}
+	return &revoker{repository: repository, responders: responders, online: online, published: map[string][]byte{},
+		client: tuf.FetchOptions{URL: s.TUFURL, Root: pinned}}, nil
+}
+
+func newTUFSigner(private crypto.Signer, owner string) (tuf.Signer, error) {
+	if owner == "" {
+		return tuf.NewOnlineSigner(private, "")
+	}
+	return tuf.NewSigner(private, owner)
+}
+
+func (r *revoker) publish(ctx context.Context, name string, statement []byte) error {
+	r.published[name] = statement
+	return r.repository.PublishRevocations(ctx, map[string][]byte{name: statement}, r.responders, r.online)
+}
+
+// check fetches what was published as any client would.
+func (r *revoker) check(ctx context.Context, name string) error {
+	got, err := tuf.Revocations(ctx, r.client)
+	if err != nil {
+		return fmt.Errorf("fetching the revocation back: %w", err)
+	}
+	if !bytes.Equal(got[name], r.published[name]) {
+		return fmt.Errorf("a TUF client does not get the %s that was published", name)
+	}
+	return nil
+}

@@ -3,6 +3,7 @@ package journal
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -99,6 +100,7 @@ func (t *Tree) Add(line []byte) error {
 func (t *Tree) Checkpoint() Checkpoint {
 	c := Checkpoint{Size: t.size}
 	if len(t.peaks) == 0 {
+		c.Root = sha256.Sum256(nil) // RFC 6962, section 2.1
 		return c
 	}
 	h := t.peaks[len(t.peaks)-1]

@@ -110,6 +110,7 @@ type unit struct {
 	record  store.Reissue
 	content []byte // what is stored in the vault: see material.go
 	found   *verify.Found
+	wrote   bool // published by this run
 	err     error
 }
 
@@ -321,12 +322,9 @@ func (r *run) publish(ctx context.Context, u *unit) error {
 		if found == nil {
 			return errors.New("reading back: the signature is not there: another writer may have overwritten it; run again")
 		}
-		u.found = found
-		u.record.State = Signed
-	} else if u.record.State != Signed {
-		u.record.SignatureID = u.found.ID
-		u.record.State = ""
+		u.found, u.wrote = found, true
 	}
+	u.record.SignatureID = u.found.ID
 	sub := verify.Subject{Repository: u.Repository, Digest: u.Digest}
 	var err error
 	switch u.format {
@@ -347,7 +345,6 @@ func (r *run) record(ctx context.Context, units []*unit) error {
 	var changed []*unit
 	for _, u := range units {
 		before := u.record.State
-		already := u.found != nil && before != Signed
 		switch {
 		case u.record.State == Held:
 		case u.err != nil:
@@ -355,7 +352,7 @@ func (r *run) record(ctx context.Context, units []*unit) error {
 		case u.found != nil:
 			u.record.State, u.record.Why = Done, ""
 		}
-		r.tally(u, already)
+		r.tally(u, !u.wrote)
 		if before != Done || u.record.State != Done {
 			changed = append(changed, u)
 		}

@@ -24,11 +24,8 @@ Example:
   reseal contain 3f9a2c --apply` + exits("4 the plan is not approved", "5 over a ceiling"),
 		Flags: []cli.Flag{&applyFlag},
 		Action: in(func(c *cli.Context, a *app.App) error {
-			plan, err := args(c, "a plan")
-			if err != nil {
-				return err
-			}
-			r, runErr := a.Contain(c.Context, plan[0], c.Bool("apply"))
+			plan := c.Args().First()
+			r, runErr := a.Contain(c.Context, plan, c.Bool("apply"))
 			if runErr != nil && r.Incident == "" {
 				return runErr
 			}

@@ -21,11 +21,8 @@ Example:
   reseal cutover 3f9a2c --apply` + exits("4 the plan is not approved", "5 a deployed artifact would go dark"),
 		Flags: []cli.Flag{&applyFlag},
 		Action: in(func(c *cli.Context, a *app.App) error {
-			plan, err := args(c, "a plan")
-			if err != nil {
-				return err
-			}
-			r, runErr := a.CutOver(c.Context, plan[0], c.Bool("apply"))
+			plan := c.Args().First()
+			r, runErr := a.CutOver(c.Context, plan, c.Bool("apply"))
 			if runErr != nil && r.Incident == "" {
 				return runErr
 			}

@@ -42,12 +42,8 @@ Examples:
 		},
 		Action: func(c *cli.Context) error {
 			name := drill.SigningKey
-			switch c.NArg() {
-			case 0:
-			case 1:
+			if c.Args().Present() {
 				name = c.Args().First()
-			default:
-				return usageError{fmt.Errorf("drill takes one name, got %d", c.NArg())}
 			}
 			if name != drill.SigningKey {
 				return usageError{fmt.Errorf("there is no drill %q: there is %s", name, drill.SigningKey)}

@@ -35,7 +35,7 @@ Examples:
 		},
 		Action: in(func(c *cli.Context, a *app.App) error {
 			incident, suspect := c.Args().First(), c.String("signer")
-			if (incident == "") == (suspect == "") || c.NArg() > 1 {
+			if (incident == "") == (suspect == "") {
 				return usageError{errors.New("impact of what? name one incident, or one signer with --signer")}
 			}
 			var visit func(rotate.Item) error

@@ -47,12 +47,9 @@ Example:
 			&cli.StringSliceFlag{Name: "rogue", Usage: "`DIGEST=WHY` of an artifact known to be the attacker's (repeat)"},
 		},
 		Action: in(func(c *cli.Context, a *app.App) error {
-			name, err := args(c, "a name")
-			if err != nil {
-				return err
-			}
+			name := c.Args().First()
 			i := rotate.Incident{Title: c.String("title"), Severity: c.String("severity"), Rogue: map[string]string{}}
-			i.ID, i.Class = name[0], trust.SigningKey
+			i.ID, i.Class = name, trust.SigningKey
 			if from := c.Timestamp("from"); from != nil {
 				t := from.UTC()
 				i.From = &t
@@ -64,7 +61,7 @@ Example:
 				}
 				i.Rogue[digest] = why
 			}
-			i, err = a.OpenIncident(c.Context, i, c.StringSlice("signer"), c.String("reason"))
+			i, err := a.OpenIncident(c.Context, i, c.StringSlice("signer"), c.String("reason"))
 			if err != nil {
 				return err
 			}
@@ -117,14 +114,11 @@ func incidentShow(ui *ui) *cli.Command {
 			&cli.StringFlag{Name: "decision", Usage: "only this `DECISION`: deny, hold, resign or none"},
 		},
 		Action: in(func(c *cli.Context, a *app.App) error {
-			name, err := args(c, "a name")
-			if err != nil {
-				return err
-			}
+			name := c.Args().First()
 			if plan := c.String("plan"); plan != "" {
 				return showPlan(c, ui, a, plan)
 			}
-			i, err := a.Incident(c.Context, name[0])
+			i, err := a.Incident(c.Context, name)
 			if err != nil {
 				return err
 			}
@@ -233,11 +227,8 @@ Example:
 			&skewFlag,
 		},
 		Action: in(func(c *cli.Context, a *app.App) error {
-			incident, err := args(c, "an incident")
-			if err != nil {
-				return err
-			}
-			o := app.PlanOptions{Incident: incident[0], NewSigner: c.String("new-signer"), Homes: c.StringSlice("home-repository"),
+			incident := c.Args().First()
+			o := app.PlanOptions{Incident: incident, NewSigner: c.String("new-signer"), Homes: c.StringSlice("home-repository"),
 				AcceptDark: c.StringSlice("accept-dark"), Skew: c.Duration("skew"),
 				Limits: rotate.Limits{MaxArtifacts: c.Int64("max-artifacts"), MaxShare: c.Float64("max-share")}}
 			if o.Skew < 0 {
@@ -315,15 +306,12 @@ Examples:
 			&cli.BoolFlag{Name: "request", Usage: "print what is to be signed"},
 		},
 		Action: in(func(c *cli.Context, a *app.App) error {
-			plan, err := args(c, "a plan")
-			if err != nil {
-				return err
-			}
+			plan := c.Args().First()
 			as, key, signature := c.String("as"), c.String("key"), c.String("signature")
 			var full string
 			switch {
 			case c.Bool("request") && key == "" && signature == "":
-				request, err := a.ApprovalRequest(c.Context, plan[0], as)
+				request, err := a.ApprovalRequest(c.Context, plan, as)
 				if err != nil {
 					return err
 				}
@@ -334,7 +322,7 @@ Examples:
 				if err != nil {
 					return err
 				}
-				if full, err = a.ApproveWithKey(c.Context, plan[0], as, k); err != nil {
+				if full, err = a.ApproveWithKey(c.Context, plan, as, k); err != nil {
 					return err
 				}
 			case signature != "" && key == "":
@@ -346,7 +334,7 @@ Examples:
 				if err != nil {
 					return fmt.Errorf("--signature %s: not base64: %w", signature, err)
 				}
-				if full, err = a.Approve(c.Context, plan[0], as, raw); err != nil {
+				if full, err = a.Approve(c.Context, plan, as, raw); err != nil {
 					return err
 				}
 			default:

@@ -36,9 +36,6 @@ Example:
 			&cli.StringSliceFlag{Name: "consumer", Usage: "`NAME=FORMAT=ANCHOR_FILE` of a verifier; FORMAT is legacy or bundle (repeat)"},
 		},
 		Action: func(c *cli.Context) error {
-			if _, err := args(c); err != nil {
-				return err
-			}
 			o, err := options(c)
 			if err != nil {
 				return err
@@ -119,10 +116,7 @@ Example:
 				&cli.StringFlag{Name: "reason", Usage: "`WHY`, for the journal", Required: true},
 			},
 			Action: in(func(c *cli.Context, a *app.App) error {
-				name, err := args(c, "a name")
-				if err != nil {
-					return err
-				}
+				name := c.Args().First()
 				key, err := os.ReadFile(c.String("key"))
 				if err != nil {
 					return fmt.Errorf("public key: %w", err)
@@ -131,7 +125,7 @@ Example:
 				if err != nil {
 					return usageError{err}
 				}
-				r, err := a.EnrollSigner(c.Context, signer.Record{Name: name[0], State: state, PublicKey: key}, c.String("reason"))
+				r, err := a.EnrollSigner(c.Context, signer.Record{Name: name, State: state, PublicKey: key}, c.String("reason"))
 				if err != nil {
 					return err
 				}

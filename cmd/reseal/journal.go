@@ -49,14 +49,11 @@ func journalCommand(ui *ui) *cli.Command {
 				ArgsUsage:   "FILE|-",
 				Description: "Anyone can verify the file offline with journal.pub.\n\nExample:\n  reseal journal export journal.txt" + exits(),
 				Action: in(func(c *cli.Context, a *app.App) error {
-					file, err := args(c, "a file")
-					if err != nil {
-						return err
-					}
-					if file[0] == "-" {
+					file := c.Args().First()
+					if file == "-" {
 						return a.ExportJournal(c.Context, ui.out)
 					}
-					f, err := os.OpenFile(file[0], os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+					f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 					if err != nil {
 						return fmt.Errorf("export: %w", err)
 					}
@@ -83,9 +80,6 @@ Examples:
 			&cli.StringFlag{Name: "key", Usage: "public key `FILE` of the journal (journal.pub)"},
 		},
 		Action: func(c *cli.Context) error {
-			if _, err := args(c); err != nil {
-				return err
-			}
 			if (c.String("export") == "") != (c.String("key") == "") {
 				return usageError{errors.New("--export and --key go together")}
 			}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"os/user"
@@ -57,11 +58,12 @@ A recovery, in order:
   contain, resign, cutover, verify.
 Try it without any server: reseal drill signing-key`,
 		Writer: ui.out, ErrWriter: ui.err, Reader: ui.in,
-		HideHelpCommand:        true,
-		UseShortOptionHandling: false,
-		Flags:                  globalFlags(true),
-		ExitErrHandler:         func(*cli.Context, error) {}, // run does it
-		OnUsageError:           func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+		HideHelpCommand: true,
+		// A comma belongs to a value: signer=builder,type=...
+		DisableSliceFlagSeparator: true,
+		Flags:                     globalFlags(true),
+		ExitErrHandler:            func(*cli.Context, error) {}, // run does it
+		OnUsageError:              func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
 		CommandNotFound: func(c *cli.Context, name string) {
 			ui.unknown = fmt.Errorf("there is no command %q: \"reseal --help\" lists them", name)
 		},
@@ -91,11 +93,61 @@ func commands(ui *ui) []*cli.Command {
 				}
 				continue
 			}
+			c.Action = checked(c.Action, optional(c.Flags), c.ArgsUsage)
 			c.Flags = append(c.Flags, globalFlags(false)...)
 		}
 	}
 	finish(list)
 	return list
+}
+
+// optional takes the mark off the flags that are required and returns their
+// names, so that checked can say in our words that one is missing.
+func optional(flags []cli.Flag) []string {
+	var names []string
+	for _, f := range flags {
+		switch f := f.(type) {
+		case *cli.StringFlag:
+			if f.Required {
+				f.Required, names = false, append(names, f.Name)
+			}
+		case *cli.StringSliceFlag:
+			if f.Required {
+				f.Required, names = false, append(names, f.Name)
+			}
+		}
+	}
+	return names
+}
+
+// checked refuses a command line with a required flag missing, or with other
+// arguments than the usage names: one for each word, none or one for "[WORD]",
+// one or more for "WORD...".
+func checked(do cli.ActionFunc, required []string, usage string) cli.ActionFunc {
+	least, most := 0, 0
+	for _, word := range strings.Fields(usage) {
+		most++
+		if !strings.HasPrefix(word, "[") {
+			least++
+		}
+		if strings.HasSuffix(word, "...") {
+			most = math.MaxInt
+		}
+	}
+	return func(c *cli.Context) error {
+		for _, name := range required {
+			if !c.IsSet(name) {
+				return usageError{fmt.Errorf("%s needs --%s: see %s --help", c.Command.HelpName, name, c.Command.HelpName)}
+			}
+		}
+		switch n := c.NArg(); {
+		case most == 0 && n > 0:
+			return usageError{fmt.Errorf("%s takes no arguments, got %q", c.Command.HelpName, c.Args().First())}
+		case n < least, n > most:
+			return usageError{fmt.Errorf("%s takes %s, got %d arguments", c.Command.HelpName, usage, n)}
+		}
+		return do(c)
+	}
 }
 
 // globalFlags are understood before and after the command. Only the outer ones
@@ -166,15 +218,6 @@ func in(do func(*cli.Context, *app.App) error) cli.ActionFunc {
 		defer func() { err = errors.Join(err, a.Close()) }()
 		return do(c, a)
 	}
-}
-
-// args returns the arguments of a command that takes exactly those named.
-func args(c *cli.Context, names ...string) ([]string, error) {
-	got := c.Args().Slice()
-	if len(got) != len(names) {
-		return nil, usageError{fmt.Errorf("%s takes %s, got %d arguments", c.Command.FullName(), strings.Join(names, " and "), len(got))}
-	}
-	return got, nil
 }
 
 // arrange moves the flags of a command before its arguments, where the flag

@@ -31,11 +31,8 @@ Example:
 			&applyFlag,
 		},
 		Action: in(func(c *cli.Context, a *app.App) error {
-			plan, err := args(c, "a plan")
-			if err != nil {
-				return err
-			}
-			_, full, _, err := a.Plan(c.Context, plan[0])
+			plan := c.Args().First()
+			_, full, _, err := a.Plan(c.Context, plan)
 			if err != nil {
 				return err
 			}

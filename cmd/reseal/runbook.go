@@ -35,11 +35,8 @@ func runbookCommand(ui *ui) *cli.Command {
 				ArgsUsage:   "NAME",
 				Description: "Example:\n  reseal runbook render signing-key > on-paper.txt" + exits(),
 				Action: func(c *cli.Context) error {
-					name, err := args(c, "a name")
-					if err != nil {
-						return err
-					}
-					rb, err := runbooks.Load(name[0])
+					name := c.Args().First()
+					rb, err := runbooks.Load(name)
 					if err != nil {
 						return err
 					}

@@ -34,9 +34,6 @@ Examples:
 		},
 		Action: in(func(c *cli.Context, a *app.App) error {
 			targets := c.Args().Slice()
-			if len(targets) == 0 {
-				return usageError{errors.New("scan what? name a repository or a registry")}
-			}
 			var keys []crypto.PublicKey
 			for _, file := range c.StringSlice("key") {
 				content, err := ui.read(file, maxFile)
@@ -92,11 +89,8 @@ comes first in every plan and is what the cut-over gate protects.
 Example:
   reseal deployed running.txt` + exits(),
 		Action: in(func(c *cli.Context, a *app.App) error {
-			file, err := args(c, "a file")
-			if err != nil {
-				return err
-			}
-			source, r := file[0], io.Reader(ui.in)
+			file := c.Args().First()
+			source, r := file, io.Reader(ui.in)
 			if source != "-" {
 				f, err := os.Open(source)
 				if err != nil {

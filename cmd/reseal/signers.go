@@ -18,9 +18,6 @@ func signersCommand(ui *ui) *cli.Command {
 		Usage:       "list every signer and what it signed",
 		Description: "Example:\n  reseal signers --json" + exits(),
 		Action: in(func(c *cli.Context, a *app.App) error {
-			if _, err := args(c); err != nil {
-				return err
-			}
 			list, err := a.Signers(c.Context)
 			if err != nil {
 				return err
@@ -74,9 +71,6 @@ Examples:
 			&cli.StringFlag{Name: "repository", Usage: "only in this `REPOSITORY`"},
 		},
 		Action: in(func(c *cli.Context, a *app.App) error {
-			if _, err := args(c); err != nil {
-				return err
-			}
 			sel := store.Selection{Repository: c.String("repository")}
 			if name := c.String("signer"); name != "" {
 				r, err := a.Signer(c.Context, name)

@@ -21,11 +21,8 @@ Example:
   reseal verify registry.example/acme/app:1.2` + exits("3 refused"),
 		Flags: []cli.Flag{&skewFlag},
 		Action: in(func(c *cli.Context, a *app.App) error {
-			image, err := args(c, "an image")
-			if err != nil {
-				return err
-			}
-			v, err := a.Verify(c.Context, image[0], c.Duration("skew"))
+			image := c.Args().First()
+			v, err := a.Verify(c.Context, image, c.Duration("skew"))
 			if err != nil {
 				return err
 			}

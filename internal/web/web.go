@@ -90,6 +90,7 @@ type Table struct {
 type Hold struct {
 	Artifact string
 	Digest   string
+	Kind     string // of image, by its story
 	What     string
 	Reason   string
 	Expected bool

@@ -25,7 +25,7 @@ func page(r Report) web.Page {
 			{Label: "Time to contain", Value: reached(r.TimeToContain), Note: "until nothing of the attacker's was accepted anywhere", Tone: tone(r.TimeToContain != nil)},
 			{Label: "Time to recover", Value: reached(r.TimeToRecover), Note: "until every good image passed with the new key", Tone: tone(r.TimeToRecover != nil)},
 			{Label: "Exposure", Value: span(r.Exposure), Note: "from the first rogue signature on, at the slowest consumer", Tone: web.Neutral},
-			{Label: "Outage", Value: span(r.Outage), Note: "while a deployed good image was refused", Tone: tone(r.Outage == 0)},
+			{Label: "Outage", Value: outage(r.Outage), Note: "while a deployed good image was refused", Tone: tone(r.Outage == 0)},
 		},
 		Timeline: timeline(r),
 		Decisions: web.Table{Caption: "The plan's answer for each kind of image. Verdicts count signatures, decisions count statements.",
@@ -54,10 +54,10 @@ func page(r Report) web.Page {
 		if name == "" {
 			name = h.Artifact
 		}
-		p.Holds = append(p.Holds, web.Hold{Artifact: name, Digest: digest, What: h.What, Reason: h.Reason, Expected: h.Expected})
+		p.Holds = append(p.Holds, web.Hold{Artifact: name, Digest: digest, Kind: h.Group, What: h.What, Reason: h.Reason, Expected: h.Expected})
 	}
 	for _, c := range r.Consumers {
-		w := web.Consumer{Name: c.Name, Reads: c.Reads, Exposure: span(c.Exposure), Outage: span(c.Outage), Tone: tone(!c.Exposed)}
+		w := web.Consumer{Name: c.Name, Reads: c.Reads, Exposure: span(c.Exposure), Outage: outage(c.Outage), Tone: tone(!c.Exposed)}
 		if c.Exposed {
 			w.Exposure += ", and still exposed"
 		}
@@ -145,6 +145,13 @@ func tone(good bool) web.Tone {
 		return web.Good
 	}
 	return web.Bad
+}
+
+func outage(secs float64) string {
+	if secs == 0 {
+		return "none"
+	}
+	return span(secs)
 }
 
 func reached(secs *float64) string {

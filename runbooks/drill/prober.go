@@ -358,7 +358,8 @@ func (s sweep) recovered() bool { return s.contained() && len(s.refused) == 0 &&
 
 // sweep looks at every artifact of the scenario.
 func (p *prober) sweep(ctx context.Context) (sweep, error) {
-	out := sweep{rogue: map[string][]string{}}
+	// The start: no step runs during a sweep, so what it finds held since.
+	out := sweep{at: p.scenario.world.Clock().Now(), rogue: map[string][]string{}}
 	var mu sync.Mutex
 	add := func(to *[]string, what string) {
 		mu.Lock()
@@ -429,7 +430,6 @@ func (p *prober) sweep(ctx context.Context) (sweep, error) {
 	if err := g.Wait(); err != nil {
 		return out, err
 	}
-	out.at = p.scenario.world.Clock().Now()
 	p.tracker.swept(out)
 	for _, names := range []*[]string{&out.refused, &out.unsigned, &out.laundered} {
 		slices.Sort(*names)

@@ -1,0 +1,163 @@
+//go:build e2e && linux
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+)
+
+// kills is how many moments of a re-signing run are tried.
+const kills = 20
+
+// TestKill kills "reseal resign" at moments spread over its whole run, runs it
+// again, and compares the registry with that of a run nobody disturbed.
+func TestKill(t *testing.T) {
+	if isolated(t) {
+		return
+	}
+	w := newWorld(t)
+	step := w.steps()
+
+	images := fleet(w.host, 7)
+	w.parallel(len(images), func(n int) error { return w.publish(images[n]) })
+	w.initialise()
+	w.scan(images)
+	from := w.theft()
+	w.deploy(images)
+	w.openIncident(from, images)
+	plan := w.plan()
+	w.ok(w.approve(plan, "alice"))
+	w.ok(w.approve(plan, "bob"))
+	before := w.state(images)
+	w.save()
+	step("%d images signed, planned and approved", len(images))
+
+	resign := append(w.resignArgs(plan), "--apply", "--json")
+	start := time.Now()
+	whole := decode[resigned](w, w.reseal(resign...))
+	duration := time.Since(start)
+	w.equal("result of the undisturbed run", whole.counts(), resigned{Planned: whole.Planned, Signed: whole.Planned}.counts())
+	w.once(images)
+	undisturbed := w.state(images)
+	w.equal("signatures by the new key", undisturbed.byNew(), whole.Planned)
+	w.equal("what was there before, after the undisturbed run", strings.Join(undisturbed.without("new"), "\n"), strings.Join(before.without("new"), "\n"))
+	step("undisturbed: %d signatures in %s", whole.Planned, duration.Round(time.Millisecond))
+
+	done := resigned{Planned: whole.Planned, Already: whole.Planned}.counts()
+	amid := 0
+	for n := range kills {
+		w.restore()
+		moment := killAt(n, duration)
+		killed := w.runFor(moment, "reseal", append([]string{"--home", "reseal", "--actor", "carol"}, resign...)...)
+		if killed.code > 0 {
+			w.Fatalf("to be killed after %s: %s", moment, killed)
+		}
+		left := w.state(images).byNew()
+		if 0 < left && left < whole.Planned {
+			amid++
+		}
+		resumed := decode[resigned](w, w.reseal(resign...))
+		again := decode[resigned](w, w.reseal(resign...))
+		fmt.Printf("e2e  killed after %5s (exit code %2d): %2d of %d signatures in the registry; resumed: %s\n",
+			moment.Round(time.Millisecond), killed.code, left, whole.Planned, resumed.counts())
+		if resumed.Failed > 0 || resumed.Signed+resumed.Already != whole.Planned {
+			t.Errorf("killed after %s: the resumed run reports %s", moment, resumed.counts())
+		}
+		w.equal(fmt.Sprintf("killed after %s: running once more", moment), again.counts(), done)
+		w.ok(w.reseal("journal", "verify"))
+		if got := w.state(images); !slices.Equal(got, undisturbed) {
+			t.Errorf("killed after %s and resumed, the registry is not as an undisturbed run leaves it:\n%s\nexpected:\n%s",
+				moment, strings.Join(got, "\n"), strings.Join(undisturbed, "\n"))
+		}
+	}
+	step("%d kills, %d of them with some signatures published and others not", kills, amid)
+	if amid == 0 {
+		t.Error("no kill came while signatures were being published: this run shows nothing")
+	}
+}
+
+// killAt returns the n-th moment of a run. A quarter of them lie in its first
+// half, when it looks and loads the key, the others in its second half, when
+// signatures are kept, published and recorded.
+func killAt(n int, whole time.Duration) time.Duration {
+	const early = kills / 4
+	half := whole / 2
+	if n < early {
+		return half * time.Duration(n) / early
+	}
+	return half + half*time.Duration(n-early)/(kills-early)
+}
+
+// A state is every tag in the registry and everything attached to the images,
+// a line each, without what is different at every signing.
+type state []string
+
+func (w *world) state(images []*image) state {
+	w.Helper()
+	lines := make([][]string, len(images))
+	reader := w.reader()
+	w.parallel(len(images), func(n int) error {
+		found, err := reader.attached(images[n])
+		for _, a := range found {
+			lines[n] = append(lines[n], images[n].ref()+" has "+a.String())
+		}
+		return err
+	})
+	s := state(slices.Concat(lines...))
+	repositories := map[string]bool{}
+	for _, i := range images {
+		if repositories[i.repository] {
+			continue
+		}
+		repositories[i.repository] = true
+		repo, err := name.NewRepository(i.repository)
+		w.check(err)
+		tags, err := remote.List(repo)
+		w.check(err)
+		for _, tag := range tags {
+			line := repo.Tag(tag).String()
+			if !strings.HasPrefix(tag, "sha256-") {
+				desc, err := remote.Head(repo.Tag(tag))
+				w.check(err)
+				line += " is " + desc.Digest.String()
+			}
+			s = append(s, line)
+		}
+	}
+	slices.Sort(s)
+	return s
+}
+
+// without returns the state without what one key signed.
+func (s state) without(key string) state {
+	return slices.DeleteFunc(slices.Clone(s), func(line string) bool { return strings.HasSuffix(line, " "+key) })
+}
+
+func (s state) byNew() int { return len(s) - len(s.without("new")) }
+
+// save keeps the registry and reseal's home as they are, for restore.
+func (w *world) save() {
+	w.Helper()
+	for _, dir := range []string{"storage", "reseal"} {
+		w.check(os.CopyFS(w.path("saved", dir), os.DirFS(w.path(dir))))
+	}
+}
+
+// restore puts the registry and reseal's home back.
+func (w *world) restore() {
+	w.Helper()
+	w.registry.stop()
+	for _, dir := range []string{"storage", "reseal"} {
+		w.check(os.RemoveAll(w.path(dir)))
+		w.check(os.CopyFS(w.path(dir), os.DirFS(w.path("saved", dir))))
+	}
+	w.startRegistry()
+}

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/reseal/reseal/internal/sandbox"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"reseal": func() {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+		defer stop()
+		os.Exit(run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr))
+	}})
+}
+
+// TestScripts runs the command line as people would. Each script has a sandbox
+// of its own; $REGISTRY names its registry.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	type key struct{}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			w, err := sandbox.Start(context.Background(), sandbox.Options{})
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { _ = w.Close() })
+			root, err := w.TrustedRootJSON()
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(env.WorkDir, "root.json"), root, 0o644); err != nil {
+				return err
+			}
+			env.Values[key{}] = &scriptWorld{World: w, actors: map[string]*sandbox.Actor{}}
+			env.Setenv("REGISTRY", w.Registry())
+			env.Setenv("TSA", w.TSAURL())
+			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("RESEAL_HOME", filepath.Join(env.WorkDir, "home"))
+			env.Setenv("RESEAL_ACTOR", "carol")
+			env.Setenv("COSIGN_PASSWORD", "secret-of-the-test")
+			env.Setenv("FROM", time.Now().Add(-24*time.Hour).UTC().Format(time.RFC3339))
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"actor":  func(ts *testscript.TestScript, _ bool, args []string) { world(ts, key{}).actor(ts, args) },
+			"image":  func(ts *testscript.TestScript, _ bool, args []string) { world(ts, key{}).image(ts, args) },
+			"sign":   func(ts *testscript.TestScript, _ bool, args []string) { world(ts, key{}).sign(ts, args) },
+			"attest": func(ts *testscript.TestScript, _ bool, args []string) { world(ts, key{}).attest(ts, args) },
+			"break":  func(ts *testscript.TestScript, _ bool, args []string) { world(ts, key{}).breakIt(ts, args) },
+			"exits":  checkExit,
+			"plan":   savePlan,
+		},
+	})
+}
+
+// scriptWorld is the sandbox of one script.
+type scriptWorld struct {
+	*sandbox.World
+	actors map[string]*sandbox.Actor
+}
+
+func world(ts *testscript.TestScript, key any) *scriptWorld { return ts.Value(key).(*scriptWorld) }
+
+// actor NAME: makes a key, NAME.key and NAME.pub.
+func (w *scriptWorld) actor(ts *testscript.TestScript, args []string) {
+	for _, who := range args {
+		a, err := w.NewActor(who)
+		ts.Check(err)
+		private, err := a.EncryptedKey([]byte("secret-of-the-test"))
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(who+".key"), private, 0o600))
+		ts.Check(os.WriteFile(ts.MkAbs(who+".pub"), a.PublicKeyPEM(), 0o644))
+		w.actors[who] = a
+	}
+}
+
+// image VAR REPOSITORY TAG: pushes an image and sets $VAR to its reference by
+// digest and $VAR_DIGEST to the digest.
+func (w *scriptWorld) image(ts *testscript.TestScript, args []string) {
+	d, err := w.PushImage(context.Background(), args[1], args[2], args[0])
+	ts.Check(err)
+	ts.Setenv(args[0], d.String())
+	ts.Setenv(args[0]+"_DIGEST", d.DigestStr())
+}
+
+func reference(ts *testscript.TestScript, text string) name.Digest {
+	ref, err := name.NewDigest(text)
+	ts.Check(err)
+	return ref
+}
+
+// at rewinds the clock to some hours ago while do runs.
+func (w *scriptWorld) at(ts *testscript.TestScript, hours string, do func() error) {
+	n, err := strconv.Atoi(hours)
+	ts.Check(err)
+	w.Clock().Rewind(time.Now().Add(-time.Duration(n) * time.Hour))
+	defer w.Clock().Live()
+	ts.Check(do())
+}
+
+func proof(ts *testscript.TestScript, word string) sandbox.Proof {
+	p, ok := map[string]sandbox.Proof{"none": sandbox.NoProof, "rekor": sandbox.RekorV1, "tsa": sandbox.Timestamp}[word]
+	if !ok {
+		ts.Fatalf("unknown proof %q", word)
+	}
+	return p
+}
+
+// sign ACTOR FORMAT PROOF HOURS_AGO REFERENCE
+func (w *scriptWorld) sign(ts *testscript.TestScript, args []string) {
+	a, p, ref := w.actors[args[0]], proof(ts, args[2]), reference(ts, args[4])
+	w.at(ts, args[3], func() error {
+		if args[1] == "legacy" {
+			return a.SignLegacy(context.Background(), ref, p)
+		}
+		return a.SignBundle(context.Background(), ref, p)
+	})
+}
+
+// attest ACTOR FORMAT TYPE HOURS_AGO REFERENCE
+func (w *scriptWorld) attest(ts *testscript.TestScript, args []string) {
+	a, ref := w.actors[args[0]], reference(ts, args[4])
+	predicate := map[string]any{"builder": map[string]any{"id": "https://builder.example"}}
+	w.at(ts, args[3], func() error {
+		if args[1] == "legacy" {
+			return a.AttestLegacy(context.Background(), ref, args[2], predicate, sandbox.NoProof)
+		}
+		return a.AttestBundle(context.Background(), ref, args[2], predicate, sandbox.NoProof)
+	})
+}
+
+// break KIND REFERENCE: puts something hostile into the registry: an annotation
+// that makes cosign panic, a bundle that is none, a signature without its blob.
+func (w *scriptWorld) breakIt(ts *testscript.TestScript, args []string) {
+	ref := reference(ts, args[1])
+	tag := strings.Replace(ref.DigestStr(), ":", "-", 1) + ".sig"
+	payload := []byte(`{"critical":{"of":"` + args[0] + `"}}`)
+	layer := w.blob(ts, ref.Context(), payload)
+	config := w.blob(ts, ref.Context(), []byte("{}"))
+	annotations := `{"dev.cosignproject.cosign/signature":"AAAA","dev.sigstore.cosign/bundle":"{\"Payload\":{\"body\":5}}"}`
+	manifest := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
+		"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":2},
+		"layers":[{"mediaType":"application/vnd.dev.cosign.simplesigning.v1+json","digest":%q,"size":%d,"annotations":%s}]}`,
+		config, layer, len(payload), annotations)
+	if args[0] == "bundle" {
+		w.attachBundle(ts, ref, []byte(`{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":[]}`))
+		return
+	}
+	w.put(ts, "/v2/"+ref.Context().RepositoryStr()+"/manifests/"+tag, "application/vnd.oci.image.manifest.v1+json", []byte(manifest))
+	if args[0] == "blob" { // a layer that is lost
+		req, err := http.NewRequest(http.MethodDelete, "http://"+w.Registry()+"/v2/"+ref.Context().RepositoryStr()+"/blobs/"+layer, nil)
+		ts.Check(err)
+		resp, err := http.DefaultClient.Do(req)
+		ts.Check(err)
+		defer resp.Body.Close()
+		if resp.StatusCode/100 != 2 {
+			ts.Fatalf("deleting a blob: %s", resp.Status)
+		}
+	}
+}
+
+func (w *scriptWorld) attachBundle(ts *testscript.TestScript, ref name.Digest, content []byte) {
+	desc, err := remote.Head(ref)
+	ts.Check(err)
+	const kind = "application/vnd.dev.sigstore.bundle.v0.3+json"
+	manifest := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","artifactType":%q,
+		"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":%q,"size":2},
+		"layers":[{"mediaType":%q,"digest":%q,"size":%d}],
+		"subject":{"mediaType":%q,"digest":%q,"size":%d}}`, kind, w.blob(ts, ref.Context(), []byte("{}")), kind,
+		w.blob(ts, ref.Context(), content), len(content), desc.MediaType, ref.DigestStr(), desc.Size)
+	w.put(ts, "/v2/"+ref.Context().RepositoryStr()+"/manifests/"+sum([]byte(manifest)), "application/vnd.oci.image.manifest.v1+json", []byte(manifest))
+}
+
+func sum(b []byte) string {
+	s := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(s[:])
+}
+
+func (w *scriptWorld) blob(ts *testscript.TestScript, repo name.Repository, content []byte) string {
+	u := "http://" + w.Registry() + "/v2/" + repo.RepositoryStr() + "/blobs/uploads/?digest=" + sum(content)
+	resp, err := http.Post(u, "application/octet-stream", bytes.NewReader(content))
+	ts.Check(err)
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusCreated {
+		ts.Fatalf("pushing a blob: %s", resp.Status)
+	}
+	return sum(content)
+}
+
+func (w *scriptWorld) put(ts *testscript.TestScript, path, mediaType string, content []byte) {
+	req, err := http.NewRequest(http.MethodPut, "http://"+w.Registry()+path, bytes.NewReader(content))
+	ts.Check(err)
+	req.Header.Set("Content-Type", mediaType)
+	resp, err := http.DefaultClient.Do(req)
+	ts.Check(err)
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusCreated {
+		ts.Fatalf("pushing %s: %s", path, resp.Status)
+	}
+}
+
+// exits CODE COMMAND...: runs a command and checks its exit code.
+func checkExit(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// plan VAR: sets $VAR to the digest of the plan that the last command printed
+// as JSON.
+func savePlan(ts *testscript.TestScript, _ bool, args []string) {
+	_, rest, ok := strings.Cut(ts.ReadFile("stdout"), `"plan":"`)
+	digest, _, _ := strings.Cut(rest, `"`)
+	if !ok || !strings.HasPrefix(digest, "sha256:") {
+		ts.Fatalf("no plan on standard output")
+	}
+	ts.Setenv(args[0], digest)
+}

@@ -64,11 +64,11 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"actor":  func(ts *testscript.TestScript, _ bool, args []string) { world(ts, key{}).actor(ts, args) },
-			"image":  func(ts *testscript.TestScript, _ bool, args []string) { world(ts, key{}).image(ts, args) },
-			"sign":   func(ts *testscript.TestScript, _ bool, args []string) { world(ts, key{}).sign(ts, args) },
-			"attest": func(ts *testscript.TestScript, _ bool, args []string) { world(ts, key{}).attest(ts, args) },
-			"break":  func(ts *testscript.TestScript, _ bool, args []string) { world(ts, key{}).breakIt(ts, args) },
+			"actor":  func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).actor(ts, args) },
+			"image":  func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).image(ts, args) },
+			"sign":   func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).sign(ts, args) },
+			"attest": func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).attest(ts, args) },
+			"break":  func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).breakIt(ts, args) },
 			"exits":  checkExit,
 			"plan":   savePlan,
 		},
@@ -81,7 +81,7 @@ type scriptWorld struct {
 	actors map[string]*sandbox.Actor
 }
 
-func world(ts *testscript.TestScript, key any) *scriptWorld { return ts.Value(key).(*scriptWorld) }
+func sandboxOf(ts *testscript.TestScript, key any) *scriptWorld { return ts.Value(key).(*scriptWorld) }
 
 // actor NAME: makes a key, NAME.key and NAME.pub.
 func (w *scriptWorld) actor(ts *testscript.TestScript, args []string) {

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/reseal/reseal/internal/store"
@@ -91,6 +92,31 @@ func OpenIncident(ctx context.Context, s *store.Store, by journal.Author, i Inci
 			}
 		}
 		return tx.PutDocument(ctx, store.KindIncident, i.ID, "incident.opened", body)
+	})
+}
+
+// MarkRogue adds digests that are known to be bad to an open incident. From
+// then on no plan, approved or not, re-signs them.
+func MarkRogue(ctx context.Context, s *store.Store, by journal.Author, id string, rogue map[string]string) (Incident, error) {
+	i, err := LoadIncident(ctx, s, id)
+	if err != nil {
+		return i, err
+	}
+	merged := maps.Clone(i.Rogue)
+	if merged == nil {
+		merged = map[string]string{}
+	}
+	maps.Copy(merged, rogue)
+	i.Rogue = merged
+	if err := i.Check(); err != nil {
+		return i, err
+	}
+	body, err := canonical(i)
+	if err != nil {
+		return i, err
+	}
+	return i, s.Update(ctx, by, func(tx *store.Tx) error {
+		return tx.PutDocument(ctx, store.KindIncident, i.ID, "incident.rogue", body)
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/reseal/reseal/internal/durable"
 	"maps"
 	"net/http"
 	"net/url"
@@ -168,7 +169,7 @@ func openCache(ctx context.Context, cfg *config.UpdaterConfig, o FetchOptions) (
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	unlock, err = lock(ctx, dir)
+	unlock, err = durable.Lock(ctx, dir)
 	if err != nil {
 		return nil, err
 	}

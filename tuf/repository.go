@@ -13,6 +13,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"github.com/reseal/reseal/internal/durable"
 	"io/fs"
 	"maps"
 	"os"
@@ -172,7 +173,7 @@ func initialise(dir string, o InitOptions) (*Repository, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	unlock, err := lock(ctx, dir)
+	unlock, err := durable.Lock(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -315,7 +316,7 @@ func (r *Repository) PublishTargets(ctx context.Context, files map[string][]byte
 }
 
 func (r *Repository) publish(ctx context.Context, role string, targets map[string][]byte, signers []Signer, online Signer) error {
-	unlock, err := lock(ctx, r.dir)
+	unlock, err := durable.Lock(ctx, r.dir)
 	if err != nil {
 		return fmt.Errorf("tuf: publish %s: %w", role, err)
 	}

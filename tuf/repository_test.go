@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/reseal/reseal/internal/durable"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -304,7 +305,7 @@ func TestConcurrentPublishers(t *testing.T) {
 
 func TestPublishWaitsForTheLockUntilTheContextEnds(t *testing.T) {
 	o := newOrg(t)
-	unlock, err := lock(t.Context(), o.dir)
+	unlock, err := durable.Lock(t.Context(), o.dir)
 	check(t, err)
 	defer unlock()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

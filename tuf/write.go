@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"runtime"
-	"time"
 )
 
 // A file is one to be stored, by its slash-separated path below the repository's directory.
@@ -119,29 +118,4 @@ func syncDir(root *os.Root, dir string) error {
 	}
 	defer d.Close()
 	return d.Sync()
-}
-
-// lock takes the advisory lock of a directory, waiting until ctx ends. The operating system frees it if the process
-// dies. The directory itself is locked, so that no lock file is served to clients.
-func lock(ctx context.Context, dir string) (unlock func(), err error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		ok, err := tryLock(d)
-		if err != nil {
-			d.Close()
-			return nil, fmt.Errorf("lock %s: %w", dir, err)
-		}
-		if ok {
-			return func() { d.Close() }, nil
-		}
-		select {
-		case <-ctx.Done():
-			d.Close()
-			return nil, fmt.Errorf("%s is in use by another process; wait for it to end: %w", dir, ctx.Err())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }

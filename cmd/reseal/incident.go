@@ -20,7 +20,7 @@ func incidentCommand(ui *ui) *cli.Command {
 		Name:  "incident",
 		Usage: "declare what is compromised, plan what is done, approve it",
 		Subcommands: []*cli.Command{
-			incidentOpen(ui), incidentList(ui), incidentShow(ui), incidentPlan(ui), incidentApprove(ui),
+			incidentOpen(ui), incidentMark(ui), incidentList(ui), incidentShow(ui), incidentPlan(ui), incidentApprove(ui),
 		},
 	}
 }
@@ -48,19 +48,13 @@ Example:
 		},
 		Action: in(func(c *cli.Context, a *app.App) error {
 			name := c.Args().First()
-			i := rotate.Incident{Title: c.String("title"), Severity: c.String("severity"), Rogue: map[string]string{}}
+			i := rotate.Incident{Title: c.String("title"), Severity: c.String("severity")}
 			i.ID, i.Class = name, trust.SigningKey
 			if from := c.Timestamp("from"); from != nil {
 				t := from.UTC()
 				i.From = &t
 			}
-			for _, v := range c.StringSlice("rogue") {
-				digest, why, _ := strings.Cut(v, "=")
-				if why == "" {
-					why = c.String("reason")
-				}
-				i.Rogue[digest] = why
-			}
+			i.Rogue = rogue(c)
 			i, err := a.OpenIncident(c.Context, i, c.StringSlice("signer"), c.String("reason"))
 			if err != nil {
 				return err
@@ -69,6 +63,48 @@ Example:
 				return ui.object("incident", i)
 			}
 			ui.printf("incident %s is open; next: reseal impact %s", i.ID, i.ID)
+			return nil
+		}),
+	}
+}
+
+// rogue reads the --rogue flags; without a reason of its own a digest gets that
+// of the command.
+func rogue(c *cli.Context) map[string]string {
+	out := map[string]string{}
+	for _, v := range c.StringSlice("rogue") {
+		digest, why, _ := strings.Cut(v, "=")
+		if why == "" {
+			why = c.String("reason")
+		}
+		out[digest] = why
+	}
+	return out
+}
+
+func incidentMark(ui *ui) *cli.Command {
+	return &cli.Command{
+		Name:      "mark",
+		Usage:     "mark more artifacts as the attacker's",
+		ArgsUsage: "NAME",
+		Description: `Counts at once: an approved plan no longer re-signs what is marked. A new plan
+denies it.
+
+Example:
+  reseal incident mark INC-1 --rogue sha256:... --reason "not built by us"` + exits(),
+		Flags: []cli.Flag{
+			&cli.StringSliceFlag{Name: "rogue", Usage: "`DIGEST=WHY` (repeat)", Required: true},
+			&cli.StringFlag{Name: "reason", Usage: "how it is known: `WHY`, for the journal", Required: true},
+		},
+		Action: in(func(c *cli.Context, a *app.App) error {
+			i, err := a.MarkRogue(c.Context, c.Args().First(), rogue(c), c.String("reason"))
+			if err != nil {
+				return err
+			}
+			if wantsJSON(c) {
+				return ui.object("incident", i)
+			}
+			ui.printf("%s has %d artifacts marked rogue; next: reseal incident plan %s", i.ID, len(i.Rogue), i.ID)
 			return nil
 		}),
 	}

@@ -112,6 +112,9 @@ func Init(ctx context.Context, o Options, in InitOptions) (err error) {
 		return fmt.Errorf("journal key: %w", err)
 	}
 
+	if _, err := os.Stat(filepath.Join(o.Home, configFile)); err == nil {
+		return fmt.Errorf("%s is a reseal home already: choose another place, or work with what exists already", o.Home)
+	}
 	if err := os.MkdirAll(o.Home, 0o700); err != nil {
 		return fmt.Errorf("home: %w", err)
 	}

@@ -38,6 +38,11 @@ func (a *App) OpenIncident(ctx context.Context, i rotate.Incident, signers []str
 	return i, rotate.OpenIncident(ctx, a.store, a.by("%s", reason), i)
 }
 
+// MarkRogue adds digests that are known to be bad to an incident.
+func (a *App) MarkRogue(ctx context.Context, incident string, rogue map[string]string, reason string) (rotate.Incident, error) {
+	return rotate.MarkRogue(ctx, a.store, a.by("%s", reason), incident, rogue)
+}
+
 func (a *App) now() time.Time { return a.options.Now().UTC().Truncate(time.Second) }
 
 // Incidents lists every incident.
@@ -206,20 +211,33 @@ func LoadKey(file string, password func() ([]byte, error)) (signer.Signer, error
 	return keyfile.Load(file, password)
 }
 
-func (a *App) permit(ctx context.Context, digest string) (rotate.Permission, error) {
+// permit returns the right to carry out a plan, and the exclusive use of the
+// home until release is called: two processes carrying out one plan would each
+// see that nothing is signed yet.
+func (a *App) permit(ctx context.Context, digest string) (_ rotate.Permission, release func(), err error) {
 	full, err := rotate.FindPlan(ctx, a.store, digest)
 	if err != nil {
-		return rotate.Permission{}, err
+		return rotate.Permission{}, nil, err
 	}
-	return rotate.Permit(ctx, a.store, full)
+	release, err = durable.Lock(ctx, a.options.Home)
+	if err != nil {
+		return rotate.Permission{}, nil, err
+	}
+	p, err := rotate.Permit(ctx, a.store, full)
+	if err != nil {
+		release()
+		return p, nil, err
+	}
+	return p, release, nil
 }
 
 // Contain publishes the revocation and takes the rogue artifacts away.
 func (a *App) Contain(ctx context.Context, digest string, apply bool) (rotate.Contained, error) {
-	p, err := a.permit(ctx, digest)
+	p, release, err := a.permit(ctx, digest)
 	if err != nil {
 		return rotate.Contained{}, err
 	}
+	defer release()
 	publish := a.options.Publish
 	if publish == nil {
 		publish = a.publishFile
@@ -262,10 +280,11 @@ type Resigned struct {
 
 // Resign carries out what an approved plan decided to re-sign.
 func (a *App) Resign(ctx context.Context, o ResignOptions) (Resigned, error) {
-	p, err := a.permit(ctx, o.Plan)
+	p, release, err := a.permit(ctx, o.Plan)
 	if err != nil {
 		return Resigned{}, err
 	}
+	defer release()
 	if o.Signer.Identity() != p.Plan().NewSigner {
 		return Resigned{}, fmt.Errorf("the plan names %s as the new signer, the key given is %s", p.Plan().NewSigner, o.Signer.Identity())
 	}
@@ -319,10 +338,11 @@ func (w approved) Still(ctx context.Context, i resign.Item) (string, bool, error
 
 // CutOver removes the old signer from the anchors of an approved plan.
 func (a *App) CutOver(ctx context.Context, digest string, apply bool) (rotate.Cutover, error) {
-	p, err := a.permit(ctx, digest)
+	p, release, err := a.permit(ctx, digest)
 	if err != nil {
 		return rotate.Cutover{}, err
 	}
+	defer release()
 	return rotate.CutOver(ctx, a.store, a.accepts, a.by("cut-over for %s", p.Plan().Incident), p, apply)
 }
 

@@ -285,7 +285,7 @@ Example:
 				return ui.object("plan", planJSON{Digest: digest, Header: p, Totals: totals})
 			}
 			ui.plan(digest, p, totals)
-			ui.printf("next: %d people approve it with: reseal incident approve %s --as NAME --key FILE", p.Quorum, short(digest)[len("sha256:"):])
+			ui.printf("next: %d people approve it with: reseal incident approve %s --as NAME --key FILE", p.Quorum, short(digest))
 			return nil
 		}),
 	}

@@ -7,10 +7,8 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
-	"math/big"
 	"strings"
 	"sync"
 	"testing"
@@ -124,31 +122,6 @@ func TestLegacyKey(t *testing.T) {
 			t.Errorf("signer %v", s.Signer)
 		}
 	})
-}
-
-// substitute computes the other public key that verifies an ECDSA signature
-// (SEC 1, section 4.1.6).
-func substitute(t testing.TB, signed *ecdsa.PublicKey, sig, msg []byte) *ecdsa.PublicKey {
-	var rs struct{ R, S *big.Int }
-	must(asn1.Unmarshal(sig, &rs))(t)
-	c, p := elliptic.P256(), elliptic.P256().Params()
-	y := new(big.Int).Exp(rs.R, big.NewInt(3), p.P)
-	y.Sub(y, new(big.Int).Mul(rs.R, big.NewInt(3)))
-	y.Add(y, p.B).ModSqrt(y.Mod(y, p.P), p.P)
-	sum := sha256.Sum256(msg)
-	inv := new(big.Int).ModInverse(rs.R, p.N)
-	minusE := new(big.Int).Sub(p.N, new(big.Int).Mod(new(big.Int).SetBytes(sum[:]), p.N))
-	for _, y := range []*big.Int{y, new(big.Int).Sub(p.P, y)} {
-		x1, y1 := c.ScalarMult(rs.R, y, rs.S.Bytes())
-		x2, y2 := c.ScalarBaseMult(minusE.Bytes())
-		x1, y1 = c.Add(x1, y1, x2, y2)
-		x1, y1 = c.ScalarMult(x1, y1, inv.Bytes())
-		if pub := (&ecdsa.PublicKey{Curve: c, X: x1, Y: y1}); !pub.Equal(signed) {
-			return pub
-		}
-	}
-	t.Fatal("no substitute key")
-	return nil
 }
 
 func with(ann map[string]string, k, v string) map[string]string {

@@ -41,6 +41,9 @@ const (
 	predicateAnnotation = "predicateType"
 )
 
+// maxLayers is how many signatures cosign reads of one manifest.
+const maxLayers = 1000
+
 // layer is the persisted form of a legacy signature or attestation: the blob
 // and the annotations that go with it. A bundle is persisted as it is.
 type layer struct {
@@ -229,10 +232,15 @@ func (r *run) appendLayer(ctx context.Context, u *unit) error {
 	case errors.Is(err, registry.ErrNotFound):
 	case err != nil:
 		return err
+	case !types.MediaType(m.MediaType).IsImage():
+		return fmt.Errorf("%s:%s is a %s and would be lost by adding to it: move it away first", u.Repository, tag, m.MediaType)
 	default:
 		if err := json.Unmarshal(m.Raw, &image); err != nil {
 			return fmt.Errorf("%s:%s is malformed and would be lost by adding to it: move it away first: %w", u.Repository, tag, err)
 		}
+	}
+	if len(image.Layers) >= maxLayers {
+		return fmt.Errorf("%s:%s has %d signatures, and verifiers read no more than %d: remove what does not belong there first", u.Repository, tag, len(image.Layers), maxLayers)
 	}
 	d := describe(l.MediaType, l.Blob)
 	d.Annotations = l.Annotations

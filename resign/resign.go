@@ -194,8 +194,11 @@ func (r *run) units(ctx context.Context, work Work, items []Item) ([]*unit, erro
 			r.result.Planned++
 			u := &unit{Item: i, format: f, record: known[key{i.Seq, f}]}
 			u.record.Plan, u.record.Seq, u.record.Format = r.Plan, i.Seq, f
-			if !ok {
+			switch {
+			case !ok:
 				u.record.State, u.record.Why = Held, why
+			case u.record.State == Held: // it was once; it is looked at anew
+				u.record.State, u.record.Why = "", ""
 			}
 			out = append(out, u)
 		}
@@ -252,10 +255,7 @@ func (r *run) find(ctx context.Context, u *unit) (*verify.Found, error) {
 			return f, nil
 		}
 	}
-	for _, p := range fetched.Problems {
-		return nil, errors.New(p.Problem)
-	}
-	return nil, nil
+	return nil, fetched.Unknown
 }
 
 // sign makes and persists the signatures that are missing. Every intent is on

@@ -41,13 +41,13 @@ type Approvers struct {
 func (a Approvers) Check() error {
 	names, keys := map[string]bool{}, map[signer.Identity]string{}
 	for _, p := range a.People {
-		if strings.TrimSpace(p.Name) == "" {
-			return errors.New("approvers: a person without a name")
+		if p.Name == "" || p.Name != strings.TrimSpace(p.Name) {
+			return fmt.Errorf("approvers: %q is no name: use one without spaces around it", p.Name)
 		}
-		if names[p.Name] {
+		if names[strings.ToLower(p.Name)] {
 			return fmt.Errorf("approvers: %s is listed twice", p.Name)
 		}
-		names[p.Name] = true
+		names[strings.ToLower(p.Name)] = true
 		_, id, err := signer.ParsePublicKey([]byte(p.PublicKey))
 		if err != nil {
 			return fmt.Errorf("approvers: %s: %w", p.Name, err)
@@ -154,7 +154,7 @@ func checkApproval(p Plan, a Approval, approvers Approvers, incidents []Incident
 	if at < 0 {
 		return fmt.Errorf("%s is not an enrolled approver", a.Approver)
 	}
-	if a.Approver == p.Proposer {
+	if strings.EqualFold(a.Approver, strings.TrimSpace(p.Proposer)) {
 		return fmt.Errorf("%s proposed the plan and cannot approve it", a.Approver)
 	}
 	pub, id, err := signer.ParsePublicKey([]byte(approvers.People[at].PublicKey))
@@ -240,6 +240,10 @@ func Permit(ctx context.Context, s *store.Store, digest string) (Permission, err
 	if err != nil {
 		return Permission{}, err
 	}
+	if err := p.checkNewSigner(incidents); err != nil {
+		return Permission{}, err
+	}
+	var refused []error
 	for _, b := range bodies {
 		var a Approval
 		if err := json.Unmarshal(b, &a); err != nil {
@@ -249,7 +253,8 @@ func Permit(ctx context.Context, s *store.Store, digest string) (Permission, err
 			continue
 		}
 		if err := checkApproval(p, a, approvers, incidents); err != nil {
-			return Permission{}, err
+			refused = append(refused, err) // does not count, and does not spoil the others
+			continue
 		}
 		perm.approvers = append(perm.approvers, a.Approver)
 	}
@@ -260,10 +265,21 @@ func Permit(ctx context.Context, s *store.Store, digest string) (Permission, err
 				missing = append(missing, x.Name)
 			}
 		}
-		return Permission{}, fmt.Errorf("%w: plan %s has %d of %d approvals; still able to approve: %s",
-			ErrNeedsApproval, digest, len(perm.approvers), approvers.Quorum, strings.Join(missing, ", "))
+		return Permission{}, errors.Join(fmt.Errorf("%w: plan %s has %d of %d approvals; still able to approve: %s",
+			ErrNeedsApproval, digest, len(perm.approvers), approvers.Quorum, strings.Join(missing, ", ")), errors.Join(refused...))
 	}
 	return perm, CheckLimits(ctx, s, p, t)
+}
+
+// checkNewSigner refuses a new signer that an incident is about, also one
+// declared since the plan was approved.
+func (p Plan) checkNewSigner(incidents []Incident) error {
+	for _, i := range incidents {
+		if slices.Contains(i.Signers, p.NewSigner) {
+			return fmt.Errorf("the new signer %s is itself under incident %s: choose another in a new plan", p.NewSigner, i.ID)
+		}
+	}
+	return nil
 }
 
 // Current returns the policy of an approved plan under the incidents as they
@@ -272,6 +288,9 @@ func (p Permission) Current(ctx context.Context, s *store.Store) (trust.Policy, 
 	policy := p.plan.Policy(ctx, s)
 	incidents, err := Incidents(ctx, s)
 	if err != nil {
+		return policy, err
+	}
+	if err := p.plan.checkNewSigner(incidents); err != nil {
 		return policy, err
 	}
 	policy.Incidents = nil

@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -19,6 +20,7 @@ import (
 // Registry is what taking rogue artifacts away needs.
 type Registry interface {
 	Manifest(ctx context.Context, repository, reference string) (registry.Manifest, error)
+	Blob(ctx context.Context, repository, digest string, limit int64) ([]byte, error)
 	Referrers(ctx context.Context, repository, digest string) ([]v1.Descriptor, error)
 	Detach(ctx context.Context, repository, digest, subject string) error
 	Delete(ctx context.Context, repository, reference string) error
@@ -156,6 +158,9 @@ func (a acts) quarantine(ctx context.Context, reg Registry, i Item) (gone bool, 
 		if err != nil {
 			return false, err
 		}
+		if err := a.keepLayers(ctx, reg, i.Repository, raw); err != nil {
+			return false, err
+		}
 		if err := a.do(ctx, "quarantine", i.Repository+"@"+d.Digest.String(), raw.Raw, func() error {
 			return reg.Detach(ctx, i.Repository, d.Digest.String(), i.Digest)
 		}); err != nil {
@@ -171,6 +176,9 @@ func (a acts) quarantine(ctx context.Context, reg Registry, i Item) (gone bool, 
 		if err != nil {
 			return false, err
 		}
+		if err := a.keepLayers(ctx, reg, i.Repository, sig); err != nil {
+			return false, err
+		}
 		if err := a.do(ctx, "quarantine", i.Repository+":"+tag, sig.Raw, func() error {
 			return reg.Delete(ctx, i.Repository, sig.Digest)
 		}); err != nil {
@@ -183,4 +191,29 @@ func (a acts) quarantine(ctx context.Context, reg Registry, i Item) (gone bool, 
 	return gone, a.store.Update(ctx, a.by, func(tx *store.Tx) error {
 		return tx.KeepSignatures(ctx, i.Repository, i.Digest, nil)
 	})
+}
+
+// maxEvidence bounds one layer that is kept, in bytes.
+const maxEvidence = 100 << 20
+
+// keepLayers puts what a signature's manifest holds into the vault: it may be
+// newer than the last scan. What cannot be read any more cannot be kept.
+func (a acts) keepLayers(ctx context.Context, reg Registry, repository string, m registry.Manifest) error {
+	var image v1.Manifest
+	if err := json.Unmarshal(m.Raw, &image); err != nil {
+		return nil // the manifest itself is kept, and holds nothing a verifier could read
+	}
+	for _, l := range image.Layers {
+		content, err := reg.Blob(ctx, repository, l.Digest.String(), maxEvidence)
+		if errors.Is(err, registry.ErrNotFound) || errors.Is(err, registry.ErrTooLarge) || errors.Is(err, registry.ErrDigest) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := a.do(ctx, "evidence", repository+"@"+l.Digest.String(), content, func() error { return nil }); err != nil {
+			return err
+		}
+	}
+	return nil
 }

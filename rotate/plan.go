@@ -238,7 +238,7 @@ func MakePlan(ctx context.Context, s *store.Store, by journal.Author, p Plan) (P
 				return err
 			}
 			sum.line(line)
-			return tx.AddPlanItem(ctx, provisional, i.Seq, string(i.Decision), i.Repository, i.Digest, line)
+			return tx.AddPlanItem(ctx, provisional, i.Seq, line)
 		})
 		if err != nil {
 			return err
@@ -290,8 +290,8 @@ func (p *Plan) complete(ctx context.Context, s *store.Store) error {
 		known = known || r.Identity == p.NewSigner && r.State.Trusted()
 	}
 	slices.Sort(p.Trusted)
-	if tainted(p.NewSigner) {
-		return fmt.Errorf("the new signer %s is itself under an incident: choose another", p.NewSigner)
+	if err := p.checkNewSigner(incidents); err != nil {
+		return err
 	}
 	if !known {
 		return fmt.Errorf("the new signer %s is not enrolled as trusted: \"reseal signer add NAME --key PUB --state standby\" enrols it", p.NewSigner)
@@ -373,9 +373,9 @@ func LoadPlan(ctx context.Context, s *store.Store, digest string) (Plan, Totals,
 		return p, t, err
 	}
 	sum := newPlanDigest(doc.Header)
-	err := eachItem(ctx, s, digest, "", func(line []byte) error {
+	err := eachLine(ctx, s, digest, 0, func(line []byte) (bool, error) {
 		sum.line(line)
-		return nil
+		return true, nil
 	})
 	if err != nil {
 		return p, t, err
@@ -396,36 +396,50 @@ func LoadPlan(ctx context.Context, s *store.Store, digest string) (Plan, Totals,
 // Items calls visit with every item of a plan, in order, or with those of one
 // decision.
 func Items(ctx context.Context, s *store.Store, digest string, d trust.Decision, visit func(Item) error) error {
-	return eachItem(ctx, s, digest, d, func(line []byte) error {
+	return eachItem(ctx, s, digest, d, 0, func(i Item) (bool, error) { return true, visit(i) })
+}
+
+// ItemPage returns the next items of one decision after seq.
+func ItemPage(ctx context.Context, s *store.Store, digest string, d trust.Decision, after int64, limit int) ([]Item, error) {
+	var items []Item
+	err := eachItem(ctx, s, digest, d, after, func(i Item) (bool, error) {
+		items = append(items, i)
+		return len(items) < limit, nil
+	})
+	return items, err
+}
+
+func eachItem(ctx context.Context, s *store.Store, digest string, d trust.Decision, after int64, visit func(Item) (bool, error)) error {
+	return eachLine(ctx, s, digest, after, func(line []byte) (bool, error) {
 		var i Item
 		if err := json.Unmarshal(line, &i); err != nil {
-			return fmt.Errorf("plan %s: %w", digest, err)
+			return false, fmt.Errorf("plan %s: %w", digest, err)
+		}
+		if d != "" && i.Decision != d {
+			return true, nil
 		}
 		return visit(i)
 	})
 }
 
-// ItemPage returns the next items of one decision after seq.
-func ItemPage(ctx context.Context, s *store.Store, digest string, d trust.Decision, after int64, limit int) ([]Item, error) {
-	lines, _, err := s.PlanItems(ctx, digest, string(d), after, limit)
-	items := make([]Item, len(lines))
-	for n, line := range lines {
-		if err := json.Unmarshal(line, &items[n]); err != nil {
-			return nil, fmt.Errorf("plan %s: %w", digest, err)
-		}
-	}
-	return items, err
-}
-
-func eachItem(ctx context.Context, s *store.Store, digest string, d trust.Decision, visit func([]byte) error) error {
-	for after := int64(0); ; {
-		lines, last, err := s.PlanItems(ctx, digest, string(d), after, page)
+// eachLine calls visit with the lines of a plan after seq until it returns
+// false. A line that stands elsewhere than it says is refused: the digest covers
+// what lines say, not where they are kept.
+func eachLine(ctx context.Context, s *store.Store, digest string, after int64, visit func([]byte) (bool, error)) error {
+	for {
+		lines, err := s.PlanItems(ctx, digest, after, page)
 		if err != nil || len(lines) == 0 {
 			return err
 		}
-		after = last
-		for _, line := range lines {
-			if err := visit(line); err != nil {
+		for _, l := range lines {
+			var at struct {
+				Seq int64 `json:"seq"`
+			}
+			if err := json.Unmarshal(l.Body, &at); err != nil || at.Seq != l.Seq || l.Seq != after+1 {
+				return fmt.Errorf("plan %s was changed after it was made (at line %d): make a new plan and have it approved", digest, after+1)
+			}
+			after = l.Seq
+			if more, err := visit(l.Body); err != nil || !more {
 				return err
 			}
 		}

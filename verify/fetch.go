@@ -22,6 +22,9 @@ const (
 	maxFetch     = 100 << 20 // bytes of one bundle or envelope: SBOMs are large
 )
 
+// errBroken marks what no verifier can read.
+var errBroken = errors.New("unreadable")
+
 // bundlePrefix starts the media type of every Sigstore bundle layer.
 const bundlePrefix = "application/vnd.dev.sigstore.bundle"
 
@@ -44,9 +47,17 @@ type Fetched struct {
 	Found     []Found
 	Manifests [][]byte // the manifests that hold them
 	Problems  []inventory.Problem
+	// Unknown is set when something could not be read that may be a good
+	// signature. What is malformed, too large or lost is none, to any verifier.
+	Unknown error
 }
 
 func (f *Fetched) problem(sub Subject, reference string, err error) {
+	broken := slices.ContainsFunc([]error{registry.ErrMalformed, registry.ErrTooLarge, registry.ErrDigest, registry.ErrNotFound, errBroken},
+		func(kind error) bool { return errors.Is(err, kind) })
+	if !broken && f.Unknown == nil {
+		f.Unknown = err
+	}
 	f.Problems = append(f.Problems, inventory.Problem{Repository: sub.Repository, Reference: reference, Problem: err.Error()})
 }
 
@@ -107,11 +118,11 @@ func (f Fetcher) layers(ctx context.Context, sub Subject, format inventory.Forma
 	}
 	var image v1.Manifest
 	if err := json.Unmarshal(m.Raw, &image); err != nil {
-		out.problem(sub, tag, fmt.Errorf("malformed manifest: %w", err))
+		out.problem(sub, tag, fmt.Errorf("%w: malformed manifest: %w", errBroken, err))
 		return
 	}
 	if len(image.Layers) > maxLayers {
-		out.problem(sub, tag, fmt.Errorf("it has %d layers, only the first %d were read", len(image.Layers), maxLayers))
+		out.problem(sub, tag, fmt.Errorf("%w: it has %d layers, only the first %d were read", errBroken, len(image.Layers), maxLayers))
 		image.Layers = image.Layers[:maxLayers]
 	}
 	out.Manifests = append(out.Manifests, m.Raw)
@@ -146,7 +157,7 @@ func (f Fetcher) bundles(ctx context.Context, sub Subject, out *Fetched) {
 		}
 		var image v1.Manifest
 		if err := json.Unmarshal(m.Raw, &image); err != nil {
-			out.problem(sub, digest, fmt.Errorf("malformed manifest: %w", err))
+			out.problem(sub, digest, fmt.Errorf("%w: malformed manifest: %w", errBroken, err))
 			continue
 		}
 		// cosign takes a referrer for a bundle by its one layer's media type,

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -87,9 +89,29 @@ func (t *Tx) SetDeployed(ctx context.Context, repository, digest string) error {
 	return nil
 }
 
-// PutSignature adds a signature, or refreshes its evidence when it is known.
-// The first sighting is kept and journaled with the digest of the stored bytes.
+// PutSignature adds a signature, or what is new about one that is known. The
+// first sighting is kept and journaled with the digest of the stored bytes.
+// Proofs are only ever added: a copy of the signature without them, which
+// anybody can push, takes nothing away.
 func (t *Tx) PutSignature(ctx context.Context, s inventory.Signature) error {
+	known, err := queryAll(ctx, t.tx, func(rows *sql.Rows) (g inventory.Signature, err error) {
+		var gone bool
+		g, err = scanSignature(rows, &gone)
+		g.Gone = gone
+		return g, err
+	}, `SELECT `+signatureColumns+`, g.gone FROM signatures g JOIN signers r ON r.id = g.signer WHERE g.id = $1`, s.ID)
+	if err != nil {
+		return err
+	}
+	action := "signature.seen"
+	if len(known) > 0 {
+		if s = merge(known[0], s); reflect.DeepEqual(s, known[0]) {
+			return nil
+		}
+		action = "signature.reverified"
+	} else {
+		s.FirstSeen = t.now
+	}
 	if err := t.observe(ctx, s.Signer); err != nil {
 		return err
 	}
@@ -101,26 +123,47 @@ func (t *Tx) PutSignature(ctx context.Context, s inventory.Signature) error {
 	if err != nil {
 		return err
 	}
-	n, err := t.exec(ctx, `INSERT INTO signatures (id, repository, digest, format, manifest, content, predicate_type,
+	if _, err := t.exec(ctx, `INSERT INTO signatures (id, repository, digest, format, manifest, content, predicate_type,
 			payload_digest, names, signer, requires, verified, why, bounds, first_seen, gone)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, FALSE)
-		ON CONFLICT (id) DO NOTHING`,
+		ON CONFLICT (id) DO UPDATE SET manifest = excluded.manifest, content = excluded.content, signer = excluded.signer,
+			requires = excluded.requires, verified = excluded.verified, why = excluded.why, bounds = excluded.bounds, gone = FALSE`,
 		s.ID, s.Repository, s.Digest, s.Format, s.Manifest, s.Content, s.PredicateType, s.PayloadDigest, s.Names,
-		s.Signer.ID(), string(requires), s.Verified, s.Why, string(bounds), t.now.Unix())
-	if err != nil {
+		s.Signer.ID(), string(requires), s.Verified, s.Why, string(bounds), s.FirstSeen.Unix()); err != nil {
 		return err
 	}
-	if n > 0 {
-		t.Record(journal.Draft{Action: "signature.seen", Subject: s.ID + " on " + s.Repository + "@" + s.Digest, Digest: s.Content})
-		return nil
+	t.Record(journal.Draft{Action: action, Subject: s.ID + " on " + s.Repository + "@" + s.Digest, Digest: s.Content})
+	return nil
+}
+
+// maxBounds is how many bounds are kept of one signature before those that did
+// not verify are left out: anybody can push more of them.
+const maxBounds = 64
+
+// merge returns what two sightings of one signature say together. That it
+// verified once stays true, and so does every proof that verified.
+func merge(known, now inventory.Signature) inventory.Signature {
+	out := known
+	out.Gone = false
+	if now.Verified || !known.Verified {
+		out.Signer, out.Requires, out.Verified, out.Why = now.Signer, now.Requires, now.Verified, now.Why
 	}
-	n, err = t.exec(ctx, `UPDATE signatures SET manifest = $1, signer = $2, requires = $3, verified = $4, why = $5, bounds = $6, gone = FALSE
-		WHERE id = $7 AND (manifest <> $1 OR signer <> $2 OR verified <> $4 OR why <> $5 OR bounds <> $6 OR gone)`,
-		s.Manifest, s.Signer.ID(), string(requires), s.Verified, s.Why, string(bounds), s.ID)
-	if err == nil && n > 0 {
-		t.Record(journal.Draft{Action: "signature.reverified", Subject: s.ID, Digest: s.Content})
+	if now.Format != inventory.Bundle || known.Gone { // two bundles may hold one signature; a tag has one manifest
+		out.Manifest = now.Manifest
 	}
-	return err
+	out.Bounds = slices.Clone(known.Bounds)
+	for _, b := range now.Bounds {
+		at := slices.IndexFunc(out.Bounds, func(k inventory.Bound) bool {
+			return k.Side == b.Side && k.Time.Equal(b.Time) && k.Authority == b.Authority
+		})
+		switch {
+		case at < 0 && (b.Verified || len(out.Bounds) < maxBounds):
+			out.Bounds = append(out.Bounds, b)
+		case at >= 0 && b.Verified:
+			out.Bounds[at] = b
+		}
+	}
+	return out
 }
 
 // KeepSignatures marks every signature of an artifact as gone that is not
@@ -147,12 +190,16 @@ func (t *Tx) KeepSignatures(ctx context.Context, repository, digest string, seen
 	return nil
 }
 
-// PutVault keeps bytes under their digest, which it returns.
+// PutVault keeps bytes under their digest, which it returns. It needs no entry
+// in the journal: bytes under their own digest change nothing that is believed
+// until something journaled refers to them.
 func (t *Tx) PutVault(ctx context.Context, content []byte) (string, error) {
 	digest := inventory.Digest(content)
-	_, err := t.exec(ctx, `INSERT INTO vault (digest, body) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING`,
-		digest, t.store.enc.EncodeAll(content, nil))
-	return digest, err
+	if _, err := t.tx.ExecContext(ctx, `INSERT INTO vault (digest, body) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING`,
+		digest, t.store.enc.EncodeAll(content, nil)); err != nil {
+		return "", fmt.Errorf("vault: %w", err)
+	}
+	return digest, nil
 }
 
 // PutProblem keeps what a scan could not read.
@@ -316,21 +363,24 @@ func bind(args *[]any, values []string) string {
 // SignaturesOf returns the signatures of one artifact that are at their place,
 // without those that the plan named made itself ("" leaves none out).
 func (s *Store) SignaturesOf(ctx context.Context, a inventory.Artifact, exceptPlan string) ([]inventory.Signature, error) {
-	return queryAll(ctx, s.read, scanSignature, `SELECT g.id, g.repository, g.digest, g.format, g.manifest, g.content,
-			g.predicate_type, g.payload_digest, g.names, r.kind, r.subject, r.issuer, g.requires, g.verified, g.why, g.bounds, g.first_seen
+	return queryAll(ctx, s.read, func(rows *sql.Rows) (inventory.Signature, error) { return scanSignature(rows) }, `SELECT `+signatureColumns+`
 		FROM signatures g JOIN signers r ON r.id = g.signer
 		WHERE g.repository = $1 AND g.digest = $2 AND NOT g.gone
 		AND NOT EXISTS (SELECT 1 FROM reissues i WHERE i.signature_id = g.id AND i.plan = $3)
 		ORDER BY g.id`, a.Repository, a.Digest, exceptPlan)
 }
 
-func scanSignature(rows *sql.Rows) (inventory.Signature, error) {
+const signatureColumns = `g.id, g.repository, g.digest, g.format, g.manifest, g.content, g.predicate_type, g.payload_digest, g.names,
+	r.kind, r.subject, r.issuer, g.requires, g.verified, g.why, g.bounds, g.first_seen`
+
+// scanSignature reads signatureColumns and what is selected after them.
+func scanSignature(rows *sql.Rows, more ...any) (inventory.Signature, error) {
 	var g inventory.Signature
 	var requires, bounds string
 	var first int64
-	err := rows.Scan(&g.ID, &g.Repository, &g.Digest, &g.Format, &g.Manifest, &g.Content, &g.PredicateType, &g.PayloadDigest,
-		&g.Names, &g.Signer.Kind, &g.Signer.Subject, &g.Signer.Issuer, &requires, &g.Verified, &g.Why, &bounds, &first)
-	if err != nil {
+	into := []any{&g.ID, &g.Repository, &g.Digest, &g.Format, &g.Manifest, &g.Content, &g.PredicateType, &g.PayloadDigest,
+		&g.Names, &g.Signer.Kind, &g.Signer.Subject, &g.Signer.Issuer, &requires, &g.Verified, &g.Why, &bounds, &first}
+	if err := rows.Scan(append(into, more...)...); err != nil {
 		return g, err
 	}
 	g.FirstSeen = time.Unix(first, 0).UTC()

@@ -23,11 +23,9 @@ func (s *Store) Update(ctx context.Context, by journal.Author, fn func(*Tx) erro
 	if err != nil {
 		return fmt.Errorf("database: %w", err)
 	}
+	defer func() { _ = sqlTx.Rollback() }() // after a commit it does nothing; a panic in fn must not keep the writer
 	tx := &Tx{tx: sqlTx, store: s, by: by, now: s.now().UTC().Truncate(time.Second)}
 	if err := tx.run(ctx, fn); err != nil {
-		if rb := sqlTx.Rollback(); rb != nil && !errors.Is(rb, sql.ErrTxDone) {
-			err = errors.Join(err, rb)
-		}
 		return err
 	}
 	if err := sqlTx.Commit(); err != nil {

@@ -58,9 +58,8 @@ func (s *Store) DocumentIDs(ctx context.Context, kind, prefix string) ([]string,
 }
 
 // AddPlanItem keeps one line of a plan that is being made.
-func (t *Tx) AddPlanItem(ctx context.Context, plan string, seq int64, decision, repository, digest string, body []byte) error {
-	_, err := t.exec(ctx, `INSERT INTO plan_items (plan, seq, decision, repository, digest, body) VALUES ($1, $2, $3, $4, $5, $6)`,
-		plan, seq, decision, repository, digest, string(body))
+func (t *Tx) AddPlanItem(ctx context.Context, plan string, seq int64, body []byte) error {
+	_, err := t.exec(ctx, `INSERT INTO plan_items (plan, seq, body) VALUES ($1, $2, $3)`, plan, seq, string(body))
 	return err
 }
 
@@ -79,16 +78,18 @@ func (t *Tx) NamePlan(ctx context.Context, provisional, digest string) error {
 	return err
 }
 
-// PlanItems returns one page of a plan's lines after seq, in order, all of them
-// or only those with the decision given, and the last seq of the page.
-func (s *Store) PlanItems(ctx context.Context, plan, decision string, after int64, limit int) ([][]byte, int64, error) {
-	last := after
-	lines, err := queryAll(ctx, s.read, func(rows *sql.Rows) (body []byte, err error) {
-		err = rows.Scan(&last, &body)
-		return body, err
-	}, `SELECT seq, body FROM plan_items
-		WHERE plan = $1 AND seq > $2 AND ($3 = '' OR decision = $3) ORDER BY seq LIMIT $4`, plan, after, decision, limit)
-	return lines, last, err
+// PlanItem is one line of a plan as it is kept.
+type PlanItem struct {
+	Seq  int64
+	Body []byte
+}
+
+// PlanItems returns one page of a plan's lines after seq, in order.
+func (s *Store) PlanItems(ctx context.Context, plan string, after int64, limit int) ([]PlanItem, error) {
+	return queryAll(ctx, s.read, func(rows *sql.Rows) (i PlanItem, err error) {
+		err = rows.Scan(&i.Seq, &i.Body)
+		return i, err
+	}, `SELECT seq, body FROM plan_items WHERE plan = $1 AND seq > $2 ORDER BY seq LIMIT $3`, plan, after, limit)
 }
 
 // Reissue is one signature that a plan makes: what became of one item in one

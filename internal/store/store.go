@@ -52,18 +52,26 @@ func Create(ctx context.Context, file string, now func() time.Time) (*Store, err
 	if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("creating database: %w", err)
 	}
-	return Open(ctx, file, now)
+	return open(ctx, file, now)
 }
 
 // Open opens the database at file, which must exist, and brings its schema up
 // to date. A database of a newer schema is refused untouched (ErrNewerSchema).
 // now gives the time that journal entries carry.
 func Open(ctx context.Context, file string, now func() time.Time) (*Store, error) {
-	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+	info, err := os.Stat(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("there is no database at %s: run \"reseal init\" first, or name the right one with --db", file)
-	} else if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("opening database: %w", err)
+	case info.Size() == 0:
+		return nil, fmt.Errorf("the database %s is empty: it was cut off; restore it from a backup", file)
 	}
+	return open(ctx, file, now)
+}
+
+func open(ctx context.Context, file string, now func() time.Time) (*Store, error) {
 	s := &Store{now: now}
 	var err error
 	if s.enc, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1)); err != nil {

@@ -59,7 +59,7 @@ type Setup struct {
 	Vouchers     []trust.Voucher
 	Deployed     []string // "127.0.0.1:5000/shop/api@sha256:..."
 	Incident     rotate.Incident
-	Skew         time.Duration // how far honest clocks may differ
+	Skew         time.Duration    // how far honest clocks may differ
 	Now          func() time.Time // the sandbox's clock; it stands in the past during Prepare
 	TSAURL       string           // of the timestamp authority that new signatures may use
 	TUFDir       string           // web root for the TUF repository

@@ -46,7 +46,7 @@ func page(r Report) web.Page {
 		p.Events = append(p.Events, web.Event{At: e.Time, What: what, Text: e.Text, Tone: t})
 	}
 	for _, g := range r.Groups {
-		p.Decisions.Rows = append(p.Decisions.Rows, []string{g.Name, strconv.Itoa(g.Images), strconv.Itoa(g.Deployed), Counts(g.Verdicts), Counts(g.Decisions)})
+		p.Decisions.Rows = append(p.Decisions.Rows, []string{g.Name, strconv.Itoa(g.Images), strconv.Itoa(g.Deployed), counts(g.Verdicts), counts(g.Decisions)})
 	}
 	for _, h := range r.Holds {
 		_, digest, _ := strings.Cut(h.Artifact, "@")
@@ -66,10 +66,10 @@ func page(r Report) web.Page {
 	return p
 }
 
-// Counts prints what was counted, in order of the names: "hold 2, resign 20".
-func Counts[K ~string](counts map[K]int) string {
+// counts prints what was counted, in order of the names: "hold 2, resign 20".
+func counts[K ~string](m map[K]int) string {
 	var words []string
-	for k, n := range counts {
+	for k, n := range m {
 		words = append(words, fmt.Sprintf("%s %d", k, n))
 	}
 	slices.Sort(words)

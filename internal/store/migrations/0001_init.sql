@@ -73,13 +73,11 @@ CREATE TABLE documents (
   PRIMARY KEY (kind, id, version)
 );
 
+-- The lines of plans. Nothing is selected by but what the plan's digest covers.
 CREATE TABLE plan_items (
-  plan       TEXT NOT NULL,
-  seq        BIGINT NOT NULL,
-  decision   TEXT NOT NULL,
-  repository TEXT NOT NULL,
-  digest     TEXT NOT NULL,
-  body       TEXT NOT NULL,
+  plan TEXT NOT NULL,
+  seq  BIGINT NOT NULL,
+  body TEXT NOT NULL,
   PRIMARY KEY (plan, seq)
 );
 

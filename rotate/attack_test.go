@@ -1,0 +1,381 @@
+package rotate
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/reseal/reseal/internal/store"
+	"github.com/reseal/reseal/inventory"
+	"github.com/reseal/reseal/rotate/trust"
+	"github.com/reseal/reseal/signer"
+)
+
+func wantError(t *testing.T, err error, is error, says ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	if is != nil && !errors.Is(err, is) {
+		t.Errorf("got %v, want it to be %v", err, is)
+	}
+	for _, s := range says {
+		if !strings.Contains(err.Error(), s) {
+			t.Errorf("got %q, want it to say %q", err, s)
+		}
+	}
+}
+
+func TestAttack(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name string
+		test func(t *testing.T, k *kase, plan string) // one plan is made, nobody has approved
+	}{
+		{"proposer approves", func(t *testing.T, k *kase, plan string) {
+			wantError(t, Approve(t.Context(), k.Store, by, k.approval(t, k.alice, plan)), nil, "alice", "proposed")
+		}},
+		{"approver is not enrolled", func(t *testing.T, k *kase, plan string) {
+			wantError(t, Approve(t.Context(), k.Store, by, k.approval(t, k.stranger, plan)), nil, "stranger", "not an enrolled")
+		}},
+		{"stranger approves in the name of an approver", func(t *testing.T, k *kase, plan string) {
+			impostor := k.stranger
+			impostor.name = "bob"
+			wantError(t, Approve(t.Context(), k.Store, by, k.approval(t, impostor, plan)), nil, "does not verify")
+		}},
+		{"one person approves twice", func(t *testing.T, k *kase, plan string) {
+			k.approve(t, plan, k.bob, k.bob)
+			_, err := Permit(t.Context(), k.Store, plan)
+			wantError(t, err, ErrNeedsApproval, "1 of 2", "carol, dave")
+		}},
+		{"one person's approval is filed under two names", func(t *testing.T, k *kase, plan string) {
+			k.approve(t, plan, k.bob)
+			k.edit(t, `INSERT INTO documents (kind, id, version, body) SELECT kind, $1, 1, body FROM documents WHERE kind = 'approval'`, plan+" carol")
+			_, err := Permit(t.Context(), k.Store, plan)
+			wantError(t, err, ErrNeedsApproval, "1 of 2")
+		}},
+		{"one person's approval is renamed", func(t *testing.T, k *kase, plan string) {
+			k.approve(t, plan, k.bob)
+			k.edit(t, `INSERT INTO documents (kind, id, version, body)
+				SELECT kind, $1, 1, replace(body, '"bob"', '"carol"') FROM documents WHERE kind = 'approval'`, plan+" carol")
+			_, err := Permit(t.Context(), k.Store, plan)
+			wantError(t, err, nil, "carol", "does not verify")
+		}},
+		{"two approvers have one key", func(t *testing.T, k *kase, _ string) {
+			a := k.approvers(2)
+			a.People[2].PublicKey = a.People[1].PublicKey
+			wantError(t, a.Check(), nil, "bob and carol have the same key")
+		}},
+		{"two approvers have one key, written differently", func(t *testing.T, k *kase, _ string) {
+			a := k.approvers(2)
+			a.People[2].PublicKey = "comment before\n" + strings.ReplaceAll(a.People[1].PublicKey, "\n", "\r\n")
+			wantError(t, a.Check(), nil, "bob and carol have the same key")
+		}},
+		{"approval copied from another plan", func(t *testing.T, k *kase, plan string) {
+			other, _ := k.plan(t, func(p *Plan) { p.Limits.MaxArtifacts = 1 })
+			a := k.approval(t, k.bob, other)
+			must(t, Approve(t.Context(), k.Store, by, a))
+			a.Plan = plan
+			wantError(t, Approve(t.Context(), k.Store, by, a), nil, "does not verify")
+			// Filed by hand.
+			for _, body := range []string{"body", "replace(body, $2, $3)"} {
+				k.edit(t, `INSERT INTO documents (kind, id, version, body) SELECT kind, $1, (SELECT COUNT(*) FROM documents), `+body+` FROM documents
+					WHERE kind = 'approval' AND id = $2 || ' bob' AND $3 <> ''`, plan+" bob", other, plan)
+				if _, err := Permit(t.Context(), k.Store, plan); err == nil {
+					t.Fatal("permitted")
+				}
+			}
+		}},
+		{"approval signature over other bytes", func(t *testing.T, k *kase, plan string) {
+			request, err := ApprovalRequest(plan, leak, "bob")
+			must(t, err)
+			for what, signature := range map[string]string{
+				"the plan's digest alone": k.bob.sign(t, []byte(plan)),
+				"another incident":        k.bob.sign(t, []byte(strings.Replace(string(request), leak, "INC-2", 1))),
+				"another approver":        k.bob.sign(t, []byte(strings.Replace(string(request), "bob", "carol", 1))),
+				"a newline more":          k.bob.sign(t, append(request, '\n')),
+				"nothing":                 "",
+				"no base64":               "%%%",
+				"noise":                   base64.StdEncoding.EncodeToString([]byte("noise")),
+			} {
+				if err := Approve(t.Context(), k.Store, by, Approval{Plan: plan, Approver: "bob", Signature: signature}); err == nil {
+					t.Errorf("%s: accepted", what)
+				}
+			}
+		}},
+		{"approver's key is under an incident", func(t *testing.T, k *kase, plan string) {
+			k.update(t, func(tx *store.Tx) error { return tx.PutSigner(t.Context(), k.bob.record(signer.Active)) })
+			k.open(t, "INC-2", k.bob.id)
+			wantError(t, Approve(t.Context(), k.Store, by, k.approval(t, k.bob, plan)), nil, "bob", "under an incident")
+		}},
+		{"approver's key is under an incident since the approval", func(t *testing.T, k *kase, plan string) {
+			k.approve(t, plan, k.bob, k.carol)
+			k.permit(t, plan)
+			k.update(t, func(tx *store.Tx) error { return tx.PutSigner(t.Context(), k.bob.record(signer.Active)) })
+			k.open(t, "INC-2", k.bob.id)
+			_, err := Permit(t.Context(), k.Store, plan)
+			wantError(t, err, nil, "bob", "under an incident")
+		}},
+		{"approver set changed after the plan", func(t *testing.T, k *kase, plan string) {
+			k.approve(t, plan, k.bob, k.carol)
+			k.edit(t, `UPDATE documents SET body = replace(body, '"quorum":2', '"quorum":1') WHERE kind = 'approvers'`)
+			_, err := Permit(t.Context(), k.Store, plan)
+			wantError(t, err, ErrNeedsApproval, "approver set changed")
+		}},
+		{"approvers enrolled a second time", func(t *testing.T, k *kase, _ string) {
+			wantError(t, Enroll(t.Context(), k.Store, by, k.approvers(1)), nil, "enrolled already")
+		}},
+		{"quorum not met", func(t *testing.T, k *kase, plan string) {
+			_, err := Permit(t.Context(), k.Store, plan)
+			wantError(t, err, ErrNeedsApproval, "0 of 2", "bob, carol, dave")
+			k.approve(t, plan, k.carol)
+			_, err = Permit(t.Context(), k.Store, plan)
+			wantError(t, err, ErrNeedsApproval, "1 of 2", "bob, dave")
+			if strings.Contains(err.Error(), "alice") {
+				t.Errorf("the proposer is named as able to approve: %v", err)
+			}
+			k.approve(t, plan, k.dave)
+			wantEqual(t, "approvers", k.permit(t, plan).Approvers(), []string{"carol", "dave"})
+		}},
+		{"new signer is tainted", func(t *testing.T, k *kase, _ string) {
+			p := k.draft()
+			p.NewSigner = k.old.id
+			_, _, _, err := MakePlan(t.Context(), k.Store, by, p)
+			wantError(t, err, nil, "new signer", "under incident")
+		}},
+		{"new signer is not enrolled", func(t *testing.T, k *kase, _ string) {
+			p := k.draft()
+			p.NewSigner = k.stranger.id
+			_, _, _, err := MakePlan(t.Context(), k.Store, by, p)
+			wantError(t, err, nil, "not enrolled")
+			k.put(t, repo, 8, signed(k.stranger, inventory.Legacy, true)) // observed only
+			_, _, _, err = MakePlan(t.Context(), k.Store, by, p)
+			wantError(t, err, nil, "not enrolled")
+		}},
+		{"new signer under an incident since the approval", func(t *testing.T, k *kase, plan string) {
+			k.approve(t, plan, k.bob, k.carol)
+			k.permit(t, plan)
+			k.open(t, "INC-2", k.next.id)
+			_, err := Permit(t.Context(), k.Store, plan)
+			wantError(t, err, nil, "incident")
+		}},
+		{"voucher under an incident", func(t *testing.T, k *kase, _ string) {
+			p := k.draft()
+			p.Vouchers = []trust.Voucher{{Signer: k.old.id, PredicateType: slsa}}
+			_, _, _, err := MakePlan(t.Context(), k.Store, by, p)
+			wantError(t, err, nil, "voucher", "under an incident")
+		}},
+		{"voucher that vouches for anything", func(t *testing.T, k *kase, _ string) {
+			for _, v := range []trust.Voucher{{}, {Signer: k.builder.id}, {PredicateType: slsa}, {Signer: k.builder.id, PredicateType: inventory.SignPredicate}} {
+				p := k.draft()
+				p.Vouchers = []trust.Voucher{v}
+				if _, _, _, err := MakePlan(t.Context(), k.Store, by, p); err == nil {
+					t.Errorf("%+v: accepted", v)
+				}
+			}
+		}},
+		{"voucher under an incident since the approval", func(t *testing.T, k *kase, _ string) {
+			k.put(t, repo, 2, claim(k.builder, inventory.LegacyAtt, slsa, 61, false))
+			plan, _ := k.plan(t, func(p *Plan) {
+				p.Homes, p.Vouchers = []string{repo}, []trust.Voucher{{Signer: k.builder.id, PredicateType: slsa}}
+			})
+			k.approve(t, plan, k.bob, k.carol)
+			item := k.item(t, plan, 2, inventory.SignPredicate)
+			wantEqual(t, "decision", item.Decision, trust.Resign)
+			k.open(t, "INC-2", k.builder.id)
+			k.wantChanged(t, plan, item, "hold")
+		}},
+		{"accepted dark names no digest", func(t *testing.T, k *kase, _ string) {
+			p := k.draft()
+			p.AcceptDark = []string{"*"}
+			_, _, _, err := MakePlan(t.Context(), k.Store, by, p)
+			wantError(t, err, nil, "accepted dark")
+		}},
+		{"over the ceiling of artifacts", func(t *testing.T, k *kase, _ string) {
+			plan, _ := k.plan(t, func(p *Plan) { p.Homes, p.Limits.MaxArtifacts = []string{repo, elsewhere}, 3 })
+			k.approve(t, plan, k.bob, k.carol)
+			_, err := Permit(t.Context(), k.Store, plan)
+			wantError(t, err, ErrOverLimit, "4", "3")
+		}},
+		{"over the ceiling of the inventory's share", func(t *testing.T, k *kase, _ string) {
+			plan, _ := k.plan(t, func(p *Plan) { p.Homes, p.Limits.MaxShare = []string{repo, elsewhere}, 0.5 })
+			k.approve(t, plan, k.bob, k.carol)
+			_, err := Permit(t.Context(), k.Store, plan)
+			wantError(t, err, ErrOverLimit, "50%")
+		}},
+		{"inventory changed: a copy stripped of its proofs", func(t *testing.T, k *kase, plan string) {
+			item := k.item(t, plan, 1, inventory.SignPredicate)
+			k.put(t, repo, 1, signed(k.old, inventory.Legacy, false))
+			k.wantSame(t, plan, item)
+		}},
+		{"inventory changed: signature gone", func(t *testing.T, k *kase, plan string) {
+			item := k.item(t, plan, 1, inventory.SignPredicate)
+			k.update(t, func(tx *store.Tx) error { return tx.KeepSignatures(t.Context(), repo, digest(1), nil) })
+			k.wantChanged(t, plan, item, "no longer in the inventory")
+		}},
+		{"inventory changed: another proof only", func(t *testing.T, k *kase, plan string) {
+			item := k.item(t, plan, 1, inventory.SignPredicate)
+			g := signed(k.old, inventory.Legacy, true)
+			g.Bounds = append(g.Bounds, inventory.Bound{Side: inventory.Upper, Time: today, Authority: tsa, Verified: true})
+			k.put(t, repo, 1, g)
+			k.wantSame(t, plan, item)
+		}},
+		{"incident about the time authority since the approval", func(t *testing.T, k *kase, plan string) {
+			item := k.item(t, plan, 1, inventory.SignPredicate)
+			k.wantSame(t, plan, item)
+			must(t, OpenIncident(t.Context(), k.Store, by, Incident{Incident: trust.Incident{ID: "INC-2", Class: "tsa", Authorities: []inventory.Authority{tsa}}}))
+			k.wantChanged(t, plan, item, "hold")
+		}},
+		{"marked rogue since the approval", func(t *testing.T, k *kase, plan string) {
+			item := k.item(t, plan, 1, inventory.SignPredicate)
+			k.open(t, "INC-2", k.builder.id, 1)
+			k.wantChanged(t, plan, item, "deny")
+		}},
+		{"marked rogue in the same incident since the approval", func(t *testing.T, k *kase, plan string) {
+			item := k.item(t, plan, 1, inventory.SignPredicate)
+			_, err := MarkRogue(t.Context(), k.Store, by, leak, map[string]string{"v1": rogueFor})
+			wantError(t, err, nil, "digest")
+			k.wantSame(t, plan, item)
+			i, err := MarkRogue(t.Context(), k.Store, by, leak, map[string]string{digest(1): rogueFor})
+			must(t, err)
+			wantEqual(t, "rogue", i.Rogue, map[string]string{digest(1): rogueFor, digest(3): rogueFor})
+			k.wantChanged(t, plan, item, "deny")
+		}},
+		{"plan nobody made", func(t *testing.T, k *kase, _ string) {
+			_, err := Permit(t.Context(), k.Store, digest(9))
+			wantError(t, err, inventory.ErrNotFound)
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			k := newCase(t)
+			k.open(t, leak, k.old.id, 3)
+			plan, _ := k.plan(t, nil)
+			tc.test(t, k, plan)
+			k.checkJournal(t)
+		})
+	}
+}
+
+// still asks whether an item of an approved plan holds under what is known now.
+func (k *kase) still(t *testing.T, plan string, i Item) (string, bool) {
+	t.Helper()
+	p, totals, err := LoadPlan(t.Context(), k.Store, plan)
+	must(t, err)
+	policy, err := Permission{plan: p, digest: plan, totals: totals}.Current(t.Context(), k.Store)
+	must(t, err)
+	why, ok, err := Still(t.Context(), k.Store, plan, policy, i)
+	must(t, err)
+	return why, ok
+}
+
+func (k *kase) wantChanged(t *testing.T, plan string, i Item, says string) {
+	t.Helper()
+	if why, ok := k.still(t, plan, i); ok || !strings.Contains(why, says) {
+		t.Errorf("still %v, %q, want a change that says %q", ok, why, says)
+	}
+}
+
+func (k *kase) wantSame(t *testing.T, plan string, i Item) {
+	t.Helper()
+	if why, ok := k.still(t, plan, i); !ok || why != "" {
+		t.Errorf("still %v, %q, want no change", ok, why)
+	}
+}
+
+// TestAttackOnApprovedPlan edits an approved plan in the database: it is no
+// longer permitted, unless the edit changes nothing of what is done.
+func TestAttackOnApprovedPlan(t *testing.T) {
+	t.Parallel()
+	const item = `UPDATE plan_items SET body = replace(body, $1, $2) WHERE instr(body, $1) > 0`
+	const doc = `UPDATE documents SET body = replace(body, $1, $2) WHERE kind = 'plan' AND instr(body, $1) > 0`
+	for _, tc := range []struct {
+		name  string
+		query string
+		args  func(k *kase) []any
+	}{
+		{"header: new signer", doc, func(k *kase) []any { return []any{k.next.id.Subject, k.stranger.id.Subject} }},
+		{"header: limits", doc, func(*kase) []any { return []any{`"max_artifacts":10`, `"max_artifacts":99`} }},
+		{"header: proposer", doc, func(*kase) []any { return []any{`"proposer":"alice"`, `"proposer":"zoe"`} }},
+		{"header: quorum", doc, func(*kase) []any { return []any{`"quorum":2`, `"quorum":1`} }},
+		{"header: rogue", doc, func(*kase) []any { return []any{digest(3), digest(1)} }},
+		{"header: white space", doc, func(*kase) []any { return []any{`"schema":"reseal.plan/v1",`, `"schema": "reseal.plan/v1",`} }},
+		{"totals", doc, func(*kase) []any { return []any{`"resign":3`, `"resign":0`} }},
+		{"item: decision", item, func(*kase) []any { return []any{`"decision":"hold"`, `"decision":"resign"`} }},
+		{"item: digest", item, func(*kase) []any { return []any{digest(2), digest(1)} }},
+		{"item: repository", item, func(*kase) []any { return []any{elsewhere, repo} }},
+		{"item dropped", `DELETE FROM plan_items WHERE seq = 5`, nil},
+		{"last item dropped", `DELETE FROM plan_items WHERE seq = 7`, nil},
+		{"item added", `INSERT INTO plan_items SELECT plan, 8, body FROM plan_items WHERE seq = 1`, nil},
+		{"item added before the first", `INSERT INTO plan_items SELECT plan, 0, body FROM plan_items WHERE seq = 1`, nil},
+		{"items in another order", `UPDATE plan_items SET seq = 8 - seq + 100`, nil},
+		{"two items in one row", `UPDATE plan_items SET body = body || char(10) || (SELECT body FROM plan_items WHERE seq = 7) WHERE seq = 6`, nil},
+		{"another version of the plan", `INSERT INTO documents SELECT kind, id, version + 1, replace(body, 'alice', 'zoe') FROM documents WHERE kind = 'plan'`, nil},
+		{"items numbered anew", `UPDATE plan_items SET seq = seq + 100`, nil},
+		{"a gap in the numbers", `UPDATE plan_items SET seq = 9 WHERE seq = 7`, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			k, plan, _ := approved(t, func(p *Plan) { p.Limits.MaxArtifacts = 10 })
+			var args []any
+			if tc.args != nil {
+				args = tc.args(k)
+			}
+			was := map[trust.Decision][]Item{}
+			for _, d := range append(trust.Decisions(), "") {
+				was[d] = k.items(t, plan, d)
+			}
+			k.edit(t, tc.query, args...)
+			_, permitErr := Permit(t.Context(), k.Store, plan)
+			approveErr := Approve(t.Context(), k.Store, by, k.approval(t, k.dave, plan))
+			if (permitErr == nil) != (approveErr == nil) {
+				t.Errorf("permit: %v, approve: %v", permitErr, approveErr)
+			}
+			if permitErr != nil {
+				return
+			}
+			for d, items := range was { // then the edit must have no effect
+				if now := k.items(t, plan, d); !reflect.DeepEqual(now, items) {
+					t.Errorf("permitted, and %d items are listed as %q, want the %d that were approved", len(now), d, len(items))
+				}
+			}
+		})
+	}
+}
+
+func TestApproversCheck(t *testing.T) {
+	t.Parallel()
+	k := newCase(t)
+	for name, change := range map[string]func(*Approvers){
+		"nobody":            func(a *Approvers) { a.People = nil },
+		"quorum of none":    func(a *Approvers) { a.Quorum = 0 },
+		"quorum below none": func(a *Approvers) { a.Quorum = -1 },
+		"quorum above all":  func(a *Approvers) { a.Quorum = 5 },
+		"a name twice":      func(a *Approvers) { a.People[1].Name = a.People[0].Name },
+		"no name":           func(a *Approvers) { a.People[1].Name = " " },
+		"no key":            func(a *Approvers) { a.People[1].PublicKey = "" },
+		"a private key": func(a *Approvers) {
+			a.People[1].PublicKey = strings.ReplaceAll(a.People[1].PublicKey, "PUBLIC", "PRIVATE")
+		},
+		"two keys for one name":  func(a *Approvers) { a.People[1].PublicKey += a.People[2].PublicKey },
+		"one key for two people": func(a *Approvers) { a.People[3].PublicKey = a.People[0].PublicKey },
+	} {
+		a := k.approvers(2)
+		change(&a)
+		if a.Check() == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	for quorum := 1; quorum <= 4; quorum++ {
+		must(t, k.approvers(quorum).Check())
+	}
+	wantEqual(t, "digest", k.approvers(2).Digest(), k.approvers(2).Digest())
+	if k.approvers(2).Digest() == k.approvers(3).Digest() {
+		t.Error("two sets have one digest")
+	}
+	names, err := ApprovedBy(t.Context(), k.Store, digest(1))
+	wantEqual(t, "approvals of no plan", fmt.Sprint(names, err), "[] <nil>")
+}

@@ -109,11 +109,13 @@ type Signature struct {
 	Gone          bool // no longer found at its place
 }
 
-// SignatureID names a signature: the same bytes on the same artifact at the
-// same place in the same format are the same signature.
-func SignatureID(repository, digest string, f Format, payloadDigest string, signature []byte) string {
+// SignatureID names a signature: the same bytes by the same signer on the same
+// artifact at the same place in the same format are the same signature. The
+// signer is part of it because for any ECDSA signature a second key can be
+// computed that verifies it too.
+func SignatureID(repository, digest string, f Format, by signer.Identity, payloadDigest string, signature []byte) string {
 	h := sha256.New()
-	for _, s := range []string{repository, digest, string(f), payloadDigest} {
+	for _, s := range []string{repository, digest, string(f), by.ID(), payloadDigest} {
 		fmt.Fprintf(h, "%d:%s", len(s), s)
 	}
 	h.Write(signature)
@@ -140,8 +142,10 @@ type Statement struct {
 
 // PredicateType returns the type of what is stated.
 func (s Statement) PredicateType() string {
-	t, _, _ := strings.Cut(s.Key, "#")
-	return t
+	if n := strings.LastIndexByte(s.Key, '#'); n >= 0 {
+		return s.Key[:n]
+	}
+	return s.Key
 }
 
 // Statements groups the signatures of one artifact by what they state, in

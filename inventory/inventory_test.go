@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/reseal/reseal/signer"
 )
 
 func TestCheckDigest(t *testing.T) {
@@ -35,17 +37,20 @@ func TestDigest(t *testing.T) {
 func TestSignatureID(t *testing.T) {
 	t.Parallel()
 	seen := map[string]string{}
+	by := signer.Identity{Kind: signer.Key, Subject: "k"}
+	other := SignatureID("r", "d", "legacy", signer.Identity{Kind: signer.Keyless, Subject: "k"}, "p", []byte("s"))
+	seen[other] = "another signer's"
 	for _, f := range [][5]string{
 		{"r", "d", "legacy", "p", "s"}, {"r2", "d", "legacy", "p", "s"}, {"r", "d2", "legacy", "p", "s"}, {"r", "d", "bundle", "p", "s"},
 		{"r", "d", "legacy", "p2", "s"}, {"r", "d", "legacy", "p", "s2"}, {"rd", "", "legacy", "p", "s"}, {"", "rd", "legacy", "p", "s"},
 		{"r", "d", "legacy", "ps", ""}, {"r", "d", "legacy", "", "ps"}, {"r", "d", "legacyp", "", "s"}, {"r1:d", "", "legacy", "p", "s"}, {"", "", "", "", ""},
 	} {
-		id := SignatureID(f[0], f[1], Format(f[2]), f[3], []byte(f[4]))
+		id := SignatureID(f[0], f[1], Format(f[2]), by, f[3], []byte(f[4]))
 		if other, ok := seen[id]; ok || len(id) != 64 {
 			t.Errorf("%q has the ID %s of %s", f, id, other)
 		}
 		seen[id] = fmt.Sprint(f)
-		if again := SignatureID(f[0], f[1], Format(f[2]), f[3], []byte(f[4])); again != id {
+		if again := SignatureID(f[0], f[1], Format(f[2]), by, f[3], []byte(f[4])); again != id {
 			t.Errorf("%q has two IDs", f)
 		}
 	}

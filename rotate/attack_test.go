@@ -157,10 +157,11 @@ func TestAttack(t *testing.T) {
 		}},
 		{"new signer under an incident since the approval", func(t *testing.T, k *kase, plan string) {
 			k.approve(t, plan, k.bob, k.carol)
-			k.permit(t, plan)
+			p := k.permit(t, plan)
 			k.open(t, "INC-2", k.next.id)
-			_, err := Permit(t.Context(), k.Store, plan)
+			_, err := p.Current(t.Context(), k.Store)
 			wantError(t, err, nil, "incident")
+			k.permit(t, plan) // containment must not wait for another signer
 		}},
 		{"voucher under an incident", func(t *testing.T, k *kase, _ string) {
 			p := k.draft()
@@ -197,14 +198,14 @@ func TestAttack(t *testing.T) {
 		{"over the ceiling of artifacts", func(t *testing.T, k *kase, _ string) {
 			plan, _ := k.plan(t, func(p *Plan) { p.Homes, p.Limits.MaxArtifacts = []string{repo, elsewhere}, 3 })
 			k.approve(t, plan, k.bob, k.carol)
-			_, err := Permit(t.Context(), k.Store, plan)
-			wantError(t, err, ErrOverLimit, "4", "3")
+			p := k.permit(t, plan)
+			wantError(t, CheckLimits(t.Context(), k.Store, p.Plan(), p.Totals()), ErrOverLimit, "4", "3")
 		}},
 		{"over the ceiling of the inventory's share", func(t *testing.T, k *kase, _ string) {
 			plan, _ := k.plan(t, func(p *Plan) { p.Homes, p.Limits.MaxShare = []string{repo, elsewhere}, 0.5 })
 			k.approve(t, plan, k.bob, k.carol)
-			_, err := Permit(t.Context(), k.Store, plan)
-			wantError(t, err, ErrOverLimit, "50%")
+			p := k.permit(t, plan)
+			wantError(t, CheckLimits(t.Context(), k.Store, p.Plan(), p.Totals()), ErrOverLimit, "50%")
 		}},
 		{"inventory changed: a copy stripped of its proofs", func(t *testing.T, k *kase, plan string) {
 			item := k.item(t, plan, 1, inventory.SignPredicate)

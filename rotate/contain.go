@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -39,6 +41,7 @@ type Contained struct {
 	Published   string   `json:"published"`   // name of the revocation statement
 	Quarantined []string `json:"quarantined"` // references of the rogue artifacts taken away
 	Absent      []string `json:"absent"`      // rogue artifacts that were gone already
+	Elsewhere   []string `json:"elsewhere"`   // denied digests that this plan does not take away: no scan saw them, or they were marked since
 	Failed      []string `json:"failed"`      // with reasons
 }
 
@@ -47,12 +50,17 @@ type Contained struct {
 // registry. It may be run again; what is gone already is left alone.
 func Contain(ctx context.Context, s *store.Store, reg Registry, publish Publish, by journal.Author, p Permission, apply bool) (Contained, error) {
 	c := Contained{Incident: p.plan.Incident, Plan: p.digest, Applied: apply, Published: "revocations/" + p.plan.Incident + ".json",
-		Quarantined: []string{}, Absent: []string{}, Failed: []string{}}
+		Quarantined: []string{}, Absent: []string{}, Elsewhere: []string{}, Failed: []string{}}
 	i, err := LoadIncident(ctx, s, p.plan.Incident)
 	if err != nil {
 		return c, err
 	}
-	statement, err := Revoke(i, p)
+	incidents, err := Incidents(ctx, s)
+	if err != nil {
+		return c, err
+	}
+	rogue := p.plan.rogueNow(incidents)
+	statement, err := Revoke(i, p, rogue)
 	if err != nil {
 		return c, err
 	}
@@ -64,6 +72,7 @@ func Contain(ctx context.Context, s *store.Store, reg Registry, publish Publish,
 	}
 	seen := map[string]bool{}
 	err = Items(ctx, s, p.digest, trust.Deny, func(i Item) error {
+		delete(rogue, i.Digest)
 		ref := i.Repository + "@" + i.Digest
 		if seen[ref] {
 			return nil
@@ -81,6 +90,7 @@ func Contain(ctx context.Context, s *store.Store, reg Registry, publish Publish,
 		}
 		return nil
 	})
+	c.Elsewhere = append(c.Elsewhere, slices.Sorted(maps.Keys(rogue))...)
 	if err == nil && len(c.Failed) > 0 {
 		err = fmt.Errorf("%d rogue artifacts are still in the registry: %s", len(c.Failed), strings.Join(c.Failed, "; "))
 	}

@@ -25,7 +25,7 @@ func wanted(t *testing.T, k *kase, p Permission) map[string]string {
 	t.Helper()
 	i, err := LoadIncident(t.Context(), k.Store, leak)
 	must(t, err)
-	statement, err := Revoke(i, p)
+	statement, err := Revoke(i, p, p.plan.Rogue)
 	must(t, err)
 	return map[string]string{digest(1): "good image", digest(40): "good signatures",
 		"tag sha256-" + strings.TrimPrefix(digest(1), "sha256:") + ".sig": digest(40),
@@ -43,7 +43,7 @@ func TestContainDryRun(t *testing.T) {
 	had, journaled := f.state(), len(k.entries(t))
 	c, err := k.contain(t.Context(), f, p, false)
 	must(t, err)
-	wantEqual(t, "result", c, Contained{Incident: leak, Plan: plan, Published: revocation, Quarantined: []string{repo + "@" + digest(3)}, Absent: []string{}, Failed: []string{}})
+	wantEqual(t, "result", c, Contained{Incident: leak, Plan: plan, Published: revocation, Quarantined: []string{repo + "@" + digest(3)}, Absent: []string{}, Elsewhere: []string{}, Failed: []string{}})
 	wantEqual(t, "registry", f.state(), had)
 	wantEqual(t, "writes", f.writes, []string(nil))
 	wantEqual(t, "journal", len(k.entries(t)), journaled)
@@ -75,7 +75,7 @@ func TestContain(t *testing.T) {
 	}
 	c, err := k.contain(t.Context(), f, p, true)
 	must(t, err)
-	want := Contained{Incident: leak, Plan: plan, Applied: true, Published: revocation, Quarantined: []string{repo + "@" + digest(3)}, Absent: []string{}, Failed: []string{}}
+	want := Contained{Incident: leak, Plan: plan, Applied: true, Published: revocation, Quarantined: []string{repo + "@" + digest(3)}, Absent: []string{}, Elsewhere: []string{}, Failed: []string{}}
 	wantEqual(t, "result", c, want)
 	wantEqual(t, "registry", f.state(), wanted(t, k, p))
 	wantEqual(t, "writes", f.writes, []string{"publish " + revocation, "delete " + digest(3), "detach " + digest(32), "detach " + digest(33), "delete " + digest(30), "delete " + digest(31)})
@@ -222,7 +222,7 @@ func TestCutOver(t *testing.T) {
 	journaled := len(k.entries(t))
 	c, err := CutOver(t.Context(), k.Store, w.accepts, by, p, false)
 	must(t, err)
-	want := Cutover{Incident: leak, Plan: p.Digest(), Checked: 3, Anchors: []string{"ci", "cluster"}, Already: []string{}, Dark: []Dark{
+	want := Cutover{Incident: leak, Plan: p.Digest(), Checked: 3, Anchors: []string{"ci", "cluster"}, Already: []string{}, Others: []string{}, Dark: []Dark{
 		{Artifact: repo + "@" + digest(2), Consumer: "ci", Why: c.Dark[0].Why, Accepted: true},
 		{Artifact: elsewhere + "@" + digest(7), Consumer: "cluster", Why: c.Dark[1].Why, Accepted: true}}}
 	wantEqual(t, "dry run", c, want)
@@ -277,7 +277,11 @@ func TestCutOverRefuses(t *testing.T) {
 		{name: "good, refused, and accepted as dark all the same", dark: []string{digest(1), digest(2), digest(7)}, refuse: 1, is: ErrNotCovered, says: "1 deployed"},
 		{name: "deployed since the plan", dark: []string{digest(2), digest(7)}, refuse: 6, is: ErrNotCovered, says: "1 deployed",
 			change: func(t *testing.T, k *kase, _ *wall) { k.deploy(t, elsewhere, 6) }},
-		{name: "an anchor that pins somebody else", dark: []string{digest(2), digest(7)}, says: "INC-1 is not about",
+		{name: "its signatures were deleted from the registry", dark: []string{digest(2), digest(7)}, refuse: 1, is: ErrNotCovered, says: "1 deployed",
+			change: func(t *testing.T, k *kase, _ *wall) {
+				k.update(t, func(tx *store.Tx) error { return tx.KeepSignatures(t.Context(), repo, digest(1), nil) })
+			}},
+		{name: "an anchor that pins somebody else", dark: []string{digest(2), digest(7)}, says: "nor enrolled as trusted",
 			change: func(t *testing.T, k *kase, w *wall) { w.pin(t, k.stranger.pem, k.old.pem) }},
 		{name: "an anchor that is no key", dark: []string{digest(2), digest(7)}, says: "ci",
 			change: func(t *testing.T, k *kase, w *wall) { w.pin(t, []byte("key"), k.old.pem) }},
@@ -438,4 +442,47 @@ func TestQuarantineKeepsContent(t *testing.T) {
 	got, err := k.Vault(t.Context(), inventory.Digest(content))
 	must(t, err)
 	wantEqual(t, "kept content", string(got), string(content))
+}
+
+// TestOtherConsumerIsLeftAlone cuts over where a consumer accepts another
+// signer, which no incident is about.
+func TestOtherConsumerIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	k, w, p := walled(t, digest(2), digest(7))
+	w.pin(t, k.old.pem, k.builder.pem)
+	c, err := CutOver(t.Context(), k.Store, w.accepts, by, p, true)
+	must(t, err)
+	wantEqual(t, "rewritten", c.Anchors, []string{"ci"})
+	wantEqual(t, "left alone", c.Others, []string{"cluster"})
+	wantEqual(t, "anchors", w.pinned(t), [2]string{string(k.next.pem), string(k.builder.pem)})
+}
+
+// TestMarksMadeAtOnce marks digests from many sides: none is lost.
+func TestMarksMadeAtOnce(t *testing.T) {
+	t.Parallel()
+	k, _, p := approved(t, nil)
+	var wg sync.WaitGroup
+	for n := range 20 {
+		wg.Go(func() {
+			if _, err := MarkRogue(t.Context(), k.Store, by, leak, map[string]string{digest(100 + n): "seen"}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	i, err := LoadIncident(t.Context(), k.Store, leak)
+	must(t, err)
+	for n := range 20 {
+		if i.Rogue[digest(100+n)] == "" {
+			t.Errorf("the mark of %s was lost", digest(100+n))
+		}
+	}
+	// The statement of an older plan denies them all the same.
+	f := newFakeRegistry()
+	c, err := k.contain(t.Context(), f, p, true)
+	must(t, err)
+	wantEqual(t, "denied elsewhere", len(c.Elsewhere), 20)
+	if published := string(f.state()["published "+revocation]); strings.Count(published, `"sha256":`) != 21 {
+		t.Errorf("the statement denies %d digests, want 21: %s", strings.Count(published, `"sha256":`), published)
+	}
 }

@@ -1,7 +1,6 @@
 package rotate
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +37,7 @@ type Cutover struct {
 	Dark     []Dark   `json:"dark"`
 	Anchors  []string `json:"anchors"` // changed, or to be changed
 	Already  []string `json:"already"` // that name the new signer already
+	Others   []string `json:"others"`  // consumers that accept another signer, which is not replaced
 }
 
 // Accepts verifies one artifact, as it is in the registry now, the way a
@@ -50,8 +50,17 @@ type Accepts func(ctx context.Context, repository, digest string, f inventory.Fo
 // under the new trust (ErrNotCovered otherwise, with the list). It may be run
 // again.
 func CutOver(ctx context.Context, s *store.Store, accepts Accepts, by journal.Author, p Permission, apply bool) (Cutover, error) {
-	c := Cutover{Incident: p.plan.Incident, Plan: p.digest, Applied: apply, Dark: []Dark{}, Anchors: []string{}, Already: []string{}}
+	c := Cutover{Incident: p.plan.Incident, Plan: p.digest, Applied: apply, Dark: []Dark{}, Anchors: []string{}, Already: []string{}, Others: []string{}}
 	next, err := s.Signer(ctx, p.plan.NewSigner.ID())
+	if err != nil {
+		return c, err
+	}
+	anchor, err := emit.CosignKey(next)
+	if err != nil {
+		return c, err
+	}
+	// Everything is looked at before anything is written.
+	change, err := c.anchors(ctx, s, p.plan, next)
 	if err != nil {
 		return c, err
 	}
@@ -67,37 +76,13 @@ func CutOver(ctx context.Context, s *store.Store, accepts Accepts, by journal.Au
 	if blocking > 0 {
 		return c, fmt.Errorf("%w: %d deployed artifacts would go dark: re-sign them, vouch for them in a new plan, or accept each by name with --accept-dark", ErrNotCovered, blocking)
 	}
-	anchor, err := emit.CosignKey(next)
-	if err != nil {
-		return c, err
-	}
-	i, err := LoadIncident(ctx, s, p.plan.Incident)
-	if err != nil {
-		return c, err
-	}
 	a := acts{store: s, by: by, apply: apply}
-	for _, consumer := range p.plan.Consumers {
-		old, err := os.ReadFile(consumer.Anchor)
-		if err != nil {
-			return c, fmt.Errorf("anchor of consumer %s: %w", consumer.Name, err)
-		}
-		if bytes.Equal(old, anchor) {
-			c.Already = append(c.Already, consumer.Name)
-			continue
-		}
-		_, id, err := signer.ParsePublicKey(old)
-		if err != nil {
-			return c, fmt.Errorf("anchor %s of consumer %s: %w", consumer.Anchor, consumer.Name, err)
-		}
-		if !slices.Contains(i.Signers, id) {
-			return c, fmt.Errorf("anchor %s of consumer %s pins %s, which incident %s is not about: look at it and take the consumer out of the plan, or correct the anchor", consumer.Anchor, consumer.Name, id, i.ID)
-		}
-		c.Anchors = append(c.Anchors, consumer.Name)
-		if err := a.do(ctx, "anchor.keep", consumer.Anchor, old, func() error { return nil }); err != nil {
+	for _, x := range change {
+		if err := a.do(ctx, "anchor.keep", x.file, x.old, func() error { return nil }); err != nil {
 			return c, err
 		}
-		if err := a.do(ctx, "anchor.write", consumer.Anchor, anchor, func() error {
-			return durable.WriteFile(consumer.Anchor, anchor, 0o644)
+		if err := a.do(ctx, "anchor.write", x.file, anchor, func() error {
+			return durable.WriteFile(x.file, anchor, 0o644)
 		}); err != nil {
 			return c, err
 		}
@@ -110,7 +95,7 @@ func CutOver(ctx context.Context, s *store.Store, accepts Accepts, by journal.Au
 		if err := tx.PutSigner(ctx, next); err != nil {
 			return err
 		}
-		for _, id := range i.Signers {
+		for _, id := range p.plan.Replaced {
 			old, err := s.Signer(ctx, id.ID())
 			if err != nil {
 				return err
@@ -120,42 +105,107 @@ func CutOver(ctx context.Context, s *store.Store, accepts Accepts, by journal.Au
 				return err
 			}
 		}
-		tx.Record(journal.Draft{Action: "cutover.done", Subject: i.ID, Digest: p.digest})
+		tx.Record(journal.Draft{Action: "cutover.done", Subject: p.plan.Incident, Digest: p.digest})
 		return nil
 	})
 }
 
+// rewrite is an anchor that is to name the new signer.
+type rewrite struct {
+	file string
+	old  []byte
+}
+
+// anchors reads every consumer's anchor and tells those to be rewritten from
+// the others. What an anchor pins must be known: the unknown stops and asks.
+func (c *Cutover) anchors(ctx context.Context, s *store.Store, p Plan, next signer.Record) ([]rewrite, error) {
+	var change []rewrite
+	for _, consumer := range p.Consumers {
+		old, err := os.ReadFile(consumer.Anchor)
+		if err != nil {
+			return nil, fmt.Errorf("anchor of consumer %s: %w", consumer.Name, err)
+		}
+		_, id, err := signer.ParsePublicKey(old)
+		if err != nil {
+			return nil, fmt.Errorf("anchor %s of consumer %s: %w", consumer.Anchor, consumer.Name, err)
+		}
+		switch {
+		case id == next.Identity:
+			c.Already = append(c.Already, consumer.Name)
+		case slices.Contains(p.Replaced, id):
+			c.Anchors = append(c.Anchors, consumer.Name)
+			change = append(change, rewrite{consumer.Anchor, old})
+		default:
+			r, err := s.Signer(ctx, id.ID())
+			if err != nil && !errors.Is(err, inventory.ErrNotFound) {
+				return nil, err
+			}
+			if !r.Enrolled() || !r.State.Trusted() {
+				return nil, fmt.Errorf("anchor %s of consumer %s pins %s, which is neither replaced by the plan nor enrolled as trusted: look at it, and correct the anchor or enrol the signer", consumer.Anchor, consumer.Name, id)
+			}
+			c.Others = append(c.Others, consumer.Name)
+		}
+	}
+	return change, nil
+}
+
 // cover verifies every deployed artifact of the plan under the new trust, for
-// every consumer that was able to read a signature on it.
+// every consumer concerned that is able to read a signature on it, or was until
+// the signature vanished from the registry.
 func (c *Cutover) cover(ctx context.Context, s *store.Store, accepts Accepts, p Permission, next signer.Record) error {
 	policy, err := p.Current(ctx, s)
 	if err != nil {
 		return err
 	}
-	_, err = Assess(ctx, s, policy, func(i Item) error {
-		if !i.Deployed || i.Decision == trust.Deny || i.PredicateType() != inventory.SignPredicate {
-			return nil
-		}
-		for _, consumer := range p.plan.Consumers {
-			if !slices.ContainsFunc(i.Signatures, func(g ItemSignature) bool {
-				return g.Format == consumer.Reads && g.Verdict != trust.Unverifiable && g.Signer != next.Identity.ID()
-			}) {
-				continue
-			}
-			c.Checked++
-			if err := accepts(ctx, i.Repository, i.Digest, consumer.Reads, next); err != nil {
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
-				why := err.Error()
-				if i.Decision == trust.Hold {
-					why = "on hold: " + i.Reason
-				}
-				c.Dark = append(c.Dark, Dark{Artifact: i.Repository + "@" + i.Digest, Consumer: consumer.Name, Why: why,
-					Accepted: i.Decision == trust.Hold && slices.Contains(p.plan.AcceptDark, i.Digest)})
-			}
+	held := map[string]string{} // reasons
+	if _, err := Assess(ctx, s, policy, func(i Item) error {
+		if i.Deployed && i.Decision == trust.Hold && i.PredicateType() == inventory.SignPredicate {
+			held[i.Repository+"@"+i.Digest] = i.Reason
 		}
 		return nil
-	})
-	return err
+	}); err != nil {
+		return err
+	}
+	sel := selection(policy)
+	for at := (store.Place{}); ; {
+		arts, place, err := s.Artifacts(ctx, sel, at, page)
+		if err != nil || len(arts) == 0 {
+			return err
+		}
+		at = place
+		for _, a := range arts {
+			if _, rogue := policy.Rogue[a.Digest]; rogue || !a.Deployed {
+				continue
+			}
+			if err := c.coverOne(ctx, s, accepts, p.plan, a, next, held[a.Ref()]); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (c *Cutover) coverOne(ctx context.Context, s *store.Store, accepts Accepts, p Plan, a inventory.Artifact, next signer.Record, held string) error {
+	ever, err := s.SignaturesEver(ctx, a)
+	if err != nil {
+		return err
+	}
+	for _, consumer := range p.Consumers {
+		if slices.Contains(c.Others, consumer.Name) || !slices.ContainsFunc(ever, func(g inventory.Signature) bool {
+			return g.Format == consumer.Reads && g.Verified && g.PredicateType == inventory.SignPredicate && slices.Contains(p.Replaced, g.Signer)
+		}) {
+			continue
+		}
+		c.Checked++
+		if err := accepts(ctx, a.Repository, a.Digest, consumer.Reads, next); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			d := Dark{Artifact: a.Ref(), Consumer: consumer.Name, Why: err.Error()}
+			if held != "" {
+				d.Why, d.Accepted = "on hold: "+held, slices.Contains(p.AcceptDark, a.Digest)
+			}
+			c.Dark = append(c.Dark, d)
+		}
+	}
+	return nil
 }

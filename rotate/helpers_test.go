@@ -172,7 +172,7 @@ func (k *kase) put(t testing.TB, repository string, n int, sigs ...inventory.Sig
 			if g.Names == "named" {
 				g.Names = repository
 			}
-			g.ID = inventory.SignatureID(repository, g.Digest, g.Format, g.PayloadDigest+g.PredicateType, []byte(g.Signer.ID()))
+			g.ID = inventory.SignatureID(repository, g.Digest, g.Format, g.Signer, g.PayloadDigest+g.PredicateType, nil)
 			if err := tx.PutSignature(t.Context(), g); err != nil {
 				return err
 			}

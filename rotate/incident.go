@@ -1,8 +1,9 @@
 // Package rotate takes a signer out of trust: it declares the incident, makes
 // the plan, counts the approvals, and says what may be done.
 //
-// Nothing here touches a registry or a verifier. The verdicts and decisions
-// are rotate/trust's, which this package applies to the inventory.
+// The verdicts and decisions are rotate/trust's, which this package applies to
+// the inventory. What it does to registries and verifiers it does through the
+// small interfaces it is given.
 package rotate
 
 import (
@@ -12,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"time"
 
 	"github.com/reseal/reseal/internal/store"
@@ -49,10 +51,13 @@ type Incident struct {
 	Rogue    map[string]string `json:"rogue,omitempty"` // digest → why it is known to be bad
 }
 
+// incidentName keeps names usable as file and target names.
+var incidentName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
 // Check refuses an incident that nothing could be decided by.
 func (i Incident) Check() error {
-	if i.ID == "" {
-		return errors.New("incident: give it a name, e.g. INC-2026-11-22")
+	if !incidentName.MatchString(i.ID) {
+		return fmt.Errorf("incident %q: give it a name of letters, digits, dots, dashes and underscores, e.g. INC-2026-11-22", i.ID)
 	}
 	for d := range i.Rogue {
 		if err := inventory.CheckDigest(d); err != nil {
@@ -68,16 +73,16 @@ func OpenIncident(ctx context.Context, s *store.Store, by journal.Author, i Inci
 	if err := i.Check(); err != nil {
 		return err
 	}
-	if _, err := s.Document(ctx, store.KindIncident, i.ID); err == nil {
-		return fmt.Errorf("incident %s exists already: \"reseal incident show %s\" shows it; choose another name for another incident", i.ID, i.ID)
-	} else if !errors.Is(err, inventory.ErrNotFound) {
-		return err
-	}
 	body, err := canonical(i)
 	if err != nil {
 		return err
 	}
 	return s.Update(ctx, by, func(tx *store.Tx) error {
+		if _, err := s.Document(ctx, store.KindIncident, i.ID); err == nil {
+			return fmt.Errorf("incident %s exists already: \"reseal incident show %s\" shows it; choose another name for another incident", i.ID, i.ID)
+		} else if !errors.Is(err, inventory.ErrNotFound) {
+			return err
+		}
 		for _, id := range i.Signers {
 			r, err := s.Signer(ctx, id.ID())
 			if err != nil {
@@ -98,26 +103,25 @@ func OpenIncident(ctx context.Context, s *store.Store, by journal.Author, i Inci
 // MarkRogue adds digests that are known to be bad to an open incident. From
 // then on no plan, approved or not, re-signs them.
 func MarkRogue(ctx context.Context, s *store.Store, by journal.Author, id string, rogue map[string]string) (Incident, error) {
-	i, err := LoadIncident(ctx, s, id)
-	if err != nil {
-		return i, err
-	}
-	merged := maps.Clone(i.Rogue)
-	if merged == nil {
-		merged = map[string]string{}
-	}
-	maps.Copy(merged, rogue)
-	i.Rogue = merged
-	if err := i.Check(); err != nil {
-		return i, err
-	}
-	body, err := canonical(i)
-	if err != nil {
-		return i, err
-	}
-	return i, s.Update(ctx, by, func(tx *store.Tx) error {
+	var i Incident
+	err := s.Update(ctx, by, func(tx *store.Tx) (err error) {
+		// Read within the transaction: marks made at the same time all count.
+		if i, err = LoadIncident(ctx, s, id); err != nil {
+			return err
+		}
+		all := maps.Clone(rogue)
+		maps.Copy(all, i.Rogue)
+		i.Rogue = all
+		if err := i.Check(); err != nil {
+			return err
+		}
+		body, err := canonical(i)
+		if err != nil {
+			return err
+		}
 		return tx.PutDocument(ctx, store.KindIncident, i.ID, "incident.rogue", body)
 	})
+	return i, err
 }
 
 // LoadIncident returns an incident by name.

@@ -51,7 +51,7 @@ type Plan struct {
 	Proposer   string            `json:"proposer"`
 	MadeAt     time.Time         `json:"made_at"`
 	NewSigner  signer.Identity   `json:"new_signer"`
-	Trusted    []string          `json:"trusted"` // enrolled signers, by ID
+	Replaced   []signer.Identity `json:"replaced"` // the compromised signers that the new one replaces
 	Skew       time.Duration     `json:"skew_ns"`
 	Vouchers   []trust.Voucher   `json:"vouchers"`
 	Rogue      map[string]string `json:"rogue"`
@@ -106,12 +106,9 @@ type Totals struct {
 
 // Policy returns what decisions are made by under the plan.
 func (p Plan) Policy(ctx context.Context, s *store.Store) trust.Policy {
-	trusted := map[string]bool{}
-	for _, id := range p.Trusted {
-		trusted[id] = true
-	}
 	return trust.Policy{
-		Incidents: p.Incidents, Skew: p.Skew, Trusted: trusted, Vouchers: p.Vouchers, Rogue: p.Rogue, Homes: p.Homes,
+		Incidents: p.Incidents, Skew: p.Skew, Replaced: p.Replaced, Successor: p.NewSigner,
+		Vouchers: p.Vouchers, Rogue: p.Rogue, Homes: p.Homes,
 		Payload: func(g inventory.Signature) ([]byte, error) {
 			content, err := s.Vault(ctx, g.Content)
 			if err != nil {
@@ -125,10 +122,8 @@ func (p Plan) Policy(ctx context.Context, s *store.Store) trust.Policy {
 // selection is every artifact a plan could be about.
 func selection(p trust.Policy) store.Selection {
 	var sel store.Selection
-	for _, i := range p.Incidents {
-		for _, id := range i.Signers {
-			sel.Signers = append(sel.Signers, id.ID())
-		}
+	for _, id := range p.Replaced {
+		sel.Signers = append(sel.Signers, id.ID())
 	}
 	for d := range p.Rogue {
 		sel.Digests = append(sel.Digests, d)
@@ -188,14 +183,20 @@ func decideArtifact(a inventory.Artifact, sigs []inventory.Signature, p trust.Po
 		// Denied even before anybody signed it.
 		statements = []inventory.Statement{{Artifact: a, Key: inventory.SignPredicate}}
 	}
-	var items []Item
+	outcomes := map[string]trust.Outcome{}
 	for _, st := range statements {
-		out, ok := trust.Decide(st, statements, p)
-		if !ok {
-			continue
+		if out, ok := trust.Decide(st, statements, p); ok {
+			outcomes[st.Key] = out
+		}
+	}
+	image := outcomes[inventory.SignPredicate] // none decided: no claim may speak for it
+	var items []Item
+	for key, out := range outcomes {
+		if key != inventory.SignPredicate {
+			out = trust.WithClaims(&image, out)
 		}
 		item := Item{Repository: a.Repository, Digest: a.Digest, MediaType: a.MediaType, Size: a.Size, Deployed: a.Deployed,
-			Tags: a.Tags, Statement: st.Key, Decision: out.Decision, Reason: out.Reason, Formats: out.Formats}
+			Tags: a.Tags, Statement: key, Decision: out.Decision, Reason: out.Reason, Formats: out.Formats}
 		for _, g := range out.Signatures {
 			item.Signatures = append(item.Signatures, ItemSignature{ID: g.ID, Signer: g.Signer.ID(), Format: g.Format,
 				Content: g.Content, Verdict: g.Verdict, Why: g.Reason})
@@ -204,7 +205,7 @@ func decideArtifact(a inventory.Artifact, sigs []inventory.Signature, p trust.Po
 	}
 	// Within an artifact the image signature comes first: a bundle of any kind
 	// makes cosign look past the ".sig" tag.
-	slices.SortStableFunc(items, func(x, y Item) int {
+	slices.SortFunc(items, func(x, y Item) int {
 		first := func(i Item) int {
 			if i.PredicateType() == inventory.SignPredicate {
 				return 0
@@ -271,6 +272,9 @@ func (p *Plan) complete(ctx context.Context, s *store.Store) error {
 	p.Rogue = map[string]string{}
 	for _, i := range incidents {
 		p.Incidents = append(p.Incidents, i.Incident)
+		if i.ID == p.Incident {
+			p.Replaced = i.Signers
+		}
 		for d, why := range i.Rogue {
 			p.Rogue[d] = i.ID + ": " + why
 		}
@@ -278,22 +282,14 @@ func (p *Plan) complete(ctx context.Context, s *store.Store) error {
 	tainted := func(id signer.Identity) bool {
 		return slices.ContainsFunc(p.Incidents, func(i trust.Incident) bool { return slices.Contains(i.Signers, id) })
 	}
-	signers, err := s.Signers(ctx)
-	if err != nil {
+	next, err := s.Signer(ctx, p.NewSigner.ID())
+	if err != nil && !errors.Is(err, inventory.ErrNotFound) {
 		return err
 	}
-	known := false
-	for _, r := range signers {
-		if r.Enrolled() {
-			p.Trusted = append(p.Trusted, r.Identity.ID())
-		}
-		known = known || r.Identity == p.NewSigner && r.State.Trusted()
-	}
-	slices.Sort(p.Trusted)
 	if err := p.checkNewSigner(incidents); err != nil {
 		return err
 	}
-	if !known {
+	if !next.Enrolled() || !next.State.Trusted() {
 		return fmt.Errorf("the new signer %s is not enrolled as trusted: \"reseal signer add NAME --key PUB --state standby\" enrols it", p.NewSigner)
 	}
 	for _, v := range p.Vouchers {
@@ -345,10 +341,10 @@ func (d planDigest) digest() string { return "sha256:" + hex.EncodeToString(d.h.
 // FindPlan returns the digest of the one plan that the given text names: a
 // digest or an unambiguous start of one, with or without "sha256:".
 func FindPlan(ctx context.Context, s *store.Store, text string) (string, error) {
-	if len(text) < 6 {
+	prefix := "sha256:" + trimAlgorithm(text)
+	if len(prefix) < len("sha256:")+6 {
 		return "", fmt.Errorf("plan %q: give its digest, or at least the first 6 digits of it", text)
 	}
-	prefix := "sha256:" + trimAlgorithm(text)
 	docs, err := s.DocumentIDs(ctx, store.KindPlan, prefix)
 	switch {
 	case err != nil:

@@ -245,11 +245,11 @@ func TestRevocation(t *testing.T) {
 	k.approve(t, plan, k.carol, k.bob)
 	i, err := LoadIncident(t.Context(), k.Store, leak)
 	must(t, err)
-	first, err := Revoke(i, k.permit(t, plan))
+	first, err := Revoke(i, k.permit(t, plan), k.permit(t, plan).plan.Rogue)
 	must(t, err)
 	k.set(today.AddDate(0, 1, 0))
 	k.approve(t, plan, k.bob) // once more
-	second, err := Revoke(i, k.permit(t, plan))
+	second, err := Revoke(i, k.permit(t, plan), k.permit(t, plan).plan.Rogue)
 	must(t, err)
 	if !bytes.Equal(first, second) {
 		t.Errorf("two statements of one plan differ:\n%s\n%s", first, second)
@@ -278,7 +278,7 @@ func TestRevocationWithoutRogues(t *testing.T) {
 	k.approve(t, plan, k.carol, k.bob)
 	i, err := LoadIncident(t.Context(), k.Store, leak)
 	must(t, err)
-	statement, err := Revoke(i, k.permit(t, plan))
+	statement, err := Revoke(i, k.permit(t, plan), k.permit(t, plan).plan.Rogue)
 	must(t, err)
 	if !bytes.Contains(statement, []byte(`"subject":[]`)) {
 		t.Errorf("no list of subjects in %s", statement)

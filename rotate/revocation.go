@@ -1,6 +1,7 @@
 package rotate
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -39,13 +40,10 @@ type RevocationBody struct {
 }
 
 // Revoke returns the revocation statement of an approved plan, in canonical
-// form. The same plan and approvals give the same bytes.
-func Revoke(i Incident, p Permission) ([]byte, error) {
-	denied := make([]string, 0, len(p.plan.Rogue))
-	for d := range p.plan.Rogue {
-		denied = append(denied, d)
-	}
-	slices.Sort(denied)
+// form. rogue is every digest known to be bad by now, not only by the plan: a
+// statement is never narrower than one published before it.
+func Revoke(i Incident, p Permission, rogue map[string]string) ([]byte, error) {
+	denied := slices.Sorted(maps.Keys(rogue))
 	r := Revocation{Type: "https://in-toto.io/Statement/v1", PredicateType: RevocationPredicate, Subject: []RevocationSubject{},
 		Predicate: RevocationBody{Incident: i.Incident, Before: "keep", Inside: "deny", Reason: i.Title, Plan: p.digest,
 			Approvers: slices.Sorted(slices.Values(p.approvers)), IssuedAt: p.plan.MadeAt}}

@@ -20,6 +20,7 @@ const (
 	maxReferrers = 1000      // of one artifact
 	maxPayload   = 1 << 20   // bytes of one simple signing payload
 	maxFetch     = 100 << 20 // bytes of one bundle or envelope: SBOMs are large
+	maxTotal     = 128 << 20 // bytes of all signatures of one artifact
 )
 
 // errBroken marks what no verifier can read.
@@ -104,6 +105,18 @@ func (f Fetcher) Signatures(ctx context.Context, sub Subject, where Where) Fetch
 	return out
 }
 
+// blob reads one signature's content, within what one artifact may cost.
+func (f Fetcher) blob(ctx context.Context, sub Subject, digest string, limit int64, out *Fetched) ([]byte, error) {
+	left := int64(maxTotal)
+	for _, have := range out.Found {
+		left -= int64(len(have.Content))
+	}
+	if left <= 0 {
+		return nil, fmt.Errorf("%w: the signatures of one artifact are larger than %d bytes together", errBroken, maxTotal)
+	}
+	return f.Registry.Blob(ctx, sub.Repository, digest, min(limit, left))
+}
+
 // layers reads a ".sig" or ".att" manifest: one signature a layer.
 func (f Fetcher) layers(ctx context.Context, sub Subject, format inventory.Format, limit int64,
 	check func(Subject, map[string]string, []byte) inventory.Signature, out *Fetched) {
@@ -127,7 +140,7 @@ func (f Fetcher) layers(ctx context.Context, sub Subject, format inventory.Forma
 	}
 	out.Manifests = append(out.Manifests, m.Raw)
 	for _, layer := range image.Layers {
-		content, err := f.Registry.Blob(ctx, sub.Repository, layer.Digest.String(), limit)
+		content, err := f.blob(ctx, sub, layer.Digest.String(), limit, out)
 		if err != nil {
 			out.problem(sub, tag+" layer "+layer.Digest.String(), err)
 			continue
@@ -165,7 +178,7 @@ func (f Fetcher) bundles(ctx context.Context, sub Subject, out *Fetched) {
 		if len(image.Layers) != 1 || !strings.HasPrefix(string(image.Layers[0].MediaType), bundlePrefix) {
 			continue
 		}
-		content, err := f.Registry.Blob(ctx, sub.Repository, image.Layers[0].Digest.String(), maxFetch)
+		content, err := f.blob(ctx, sub, image.Layers[0].Digest.String(), maxFetch, out)
 		if err != nil {
 			out.problem(sub, digest, err)
 			continue
@@ -175,4 +188,18 @@ func (f Fetcher) bundles(ctx context.Context, sub Subject, out *Fetched) {
 		out.Manifests = append(out.Manifests, m.Raw)
 		out.Found = append(out.Found, Found{Signature: sig, Content: content})
 	}
+}
+
+// Accepts reports whether the consumer accepts a signature as it was found.
+// Claims in ".att" manifests are not image signatures: whoever reads them
+// verifies them as the Verifier did.
+func (c Consumer) Accepts(ctx context.Context, f Found) error {
+	sub := Subject{Repository: f.Repository, Digest: f.Digest}
+	switch f.Format {
+	case inventory.Legacy:
+		return c.Legacy(ctx, sub, f.Annotations, f.Content)
+	case inventory.Bundle:
+		return c.Bundle(ctx, sub, f.Content)
+	}
+	return nil
 }

@@ -240,7 +240,7 @@ func safely(out *inventory.Signature, read func() []byte) inventory.Signature {
 	if err := guard(func() error { sig = read(); return nil }); err != nil {
 		out.Verified, out.Why = false, err.Error()
 	}
-	out.ID = inventory.SignatureID(out.Repository, out.Digest, out.Format, out.PayloadDigest, sig)
+	out.ID = inventory.SignatureID(out.Repository, out.Digest, out.Format, out.Signer, out.PayloadDigest, sig)
 	return *out
 }
 

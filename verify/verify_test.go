@@ -51,7 +51,7 @@ func TestLegacyKey(t *testing.T) {
 				t.Errorf("time %s, want %s", s.Bounds[0].Time, at)
 			}
 			sig := must(base64.StdEncoding.DecodeString(ann[static.SignatureAnnotationKey]))(t)
-			if s.ID != inventory.SignatureID(repo, subject().Digest, inventory.Legacy, inventory.Digest(pl), sig) {
+			if s.ID != inventory.SignatureID(repo, subject().Digest, inventory.Legacy, s.Signer, inventory.Digest(pl), sig) {
 				t.Error("ID is not that of the signature bytes")
 			}
 		})

@@ -21,7 +21,7 @@ A stolen key signs the next digest a second later: what ends the exposure is the
 cut-over.
 
 Example:
-  reseal contain 3f9a2c --apply` + exits("4 the plan is not approved", "5 over a ceiling"),
+  reseal contain 3f9a2c --apply` + exits("4 the plan is not approved"),
 		Flags: []cli.Flag{&applyFlag},
 		Action: in(func(c *cli.Context, a *app.App) error {
 			plan := c.Args().First()
@@ -39,6 +39,9 @@ Example:
 			}
 			for _, ref := range r.Absent {
 				ui.printf("already gone: %s", ref)
+			}
+			for _, digest := range r.Elsewhere {
+				ui.printf("denied, but not taken away by this plan (no scan saw it, or it was marked since): %s", digest)
 			}
 			ui.dryRun(r.Applied)
 			return runErr

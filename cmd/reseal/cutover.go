@@ -43,6 +43,9 @@ Example:
 			for _, name := range r.Already {
 				ui.printf("the anchor of %s names the new signer already", name)
 			}
+			for _, name := range r.Others {
+				ui.printf("%s accepts another signer and is left alone", name)
+			}
 			if runErr == nil {
 				ui.dryRun(r.Applied)
 			}

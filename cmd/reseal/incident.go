@@ -60,7 +60,7 @@ Example:
 				return err
 			}
 			if wantsJSON(c) {
-				return ui.object("incident", i)
+				return ui.line(i)
 			}
 			ui.printf("incident %s is open; next: reseal impact %s", i.ID, i.ID)
 			return nil
@@ -102,7 +102,7 @@ Example:
 				return err
 			}
 			if wantsJSON(c) {
-				return ui.object("incident", i)
+				return ui.line(i)
 			}
 			ui.printf("%s has %d artifacts marked rogue; next: reseal incident plan %s", i.ID, len(i.Rogue), i.ID)
 			return nil
@@ -163,7 +163,7 @@ func incidentShow(ui *ui) *cli.Command {
 				return err
 			}
 			if wantsJSON(c) {
-				return ui.object("incident", struct {
+				return ui.line(struct {
 					rotate.Incident
 					Plans []app.PlanState `json:"plans"`
 				}{i, append([]app.PlanState{}, plans...)})
@@ -218,6 +218,9 @@ type planJSON struct {
 // plan prints what people approve.
 func (u *ui) plan(digest string, p rotate.Plan, t rotate.Totals) {
 	u.printf("plan %s for %s, proposed by %s", digest, p.Incident, p.Proposer)
+	for _, old := range p.Replaced {
+		u.printf("replaced:   %s", old)
+	}
 	u.printf("new signer: %s", p.NewSigner)
 	for _, v := range p.Vouchers {
 		u.printf("voucher:    %s may vouch with %s", v.Signer, v.PredicateType)
@@ -252,7 +255,7 @@ where neither the proven payload nor a scan from before the incident says so.
 
 Example:
   reseal incident plan INC-1 --new-signer next \
-    --voucher signer=builder,type=https://slsa.dev/provenance/v1` + exits("5 over a ceiling"),
+    --voucher signer=builder,type=https://slsa.dev/provenance/v1` + exits(),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "new-signer", Usage: "`NAME` or ID of the signer that re-signs", Required: true},
 			&cli.StringSliceFlag{Name: "voucher", Usage: "`signer=NAME,type=URI[,...]` (repeat)"},
@@ -334,7 +337,7 @@ The proposer cannot approve, nor can a key that is under an incident.
 Examples:
   reseal incident approve 3f9a2c --as alice --key alice.key
   reseal incident approve 3f9a2c --as alice --request > request.json
-  reseal incident approve 3f9a2c --as alice --signature request.sig` + exits("4 more approvals are needed"),
+  reseal incident approve 3f9a2c --as alice --signature request.sig` + exits(),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "as", Usage: "`NAME` of the approver, as enrolled", Required: true},
 			&cli.StringFlag{Name: "key", Usage: "private key `FILE` of the approver (COSIGN_PASSWORD)"},

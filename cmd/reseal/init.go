@@ -48,13 +48,16 @@ Example:
 				}
 				in.Approvers = append(in.Approvers, rotate.Approver{Name: name, PublicKey: string(key)})
 			}
-			for flag, state := range map[string]signer.State{"signer": signer.Active, "standby": signer.Standby} {
-				for _, v := range c.StringSlice(flag) {
-					name, key, err := ui.namedFile(flag, v)
+			for _, kind := range []struct {
+				flag  string
+				state signer.State
+			}{{"signer", signer.Active}, {"standby", signer.Standby}} {
+				for _, v := range c.StringSlice(kind.flag) {
+					name, key, err := ui.namedFile(kind.flag, v)
 					if err != nil {
 						return err
 					}
-					in.Signers = append(in.Signers, signer.Record{Name: name, State: state, PublicKey: key})
+					in.Signers = append(in.Signers, signer.Record{Name: name, State: kind.state, PublicKey: key})
 				}
 			}
 			for _, v := range c.StringSlice("consumer") {

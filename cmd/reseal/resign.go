@@ -48,8 +48,8 @@ Example:
 			reasons := map[string]int{}
 			r, runErr := a.Resign(c.Context, app.ResignOptions{
 				Plan: full, Signer: key, TimestampURL: c.String("timestamp-server-url"), Apply: c.Bool("apply"), Parallel: c.Int("parallel"),
-				Progress: func(r resign.Result) {
-					p.at(r.Signed+r.Already+r.Held+r.Failed, fmt.Sprintf("%d failed, %d held", r.Failed, r.Held))
+				Progress: func(done int64, r resign.Result) {
+					p.at(done, fmt.Sprintf("%d failed, %d held", r.Failed, r.Held))
 				},
 				Failed: func(f resign.Failure) { reasons[f.Why]++ },
 			})

@@ -99,14 +99,17 @@ Example:
 				defer f.Close()
 				r = f
 			}
-			n, err := a.MarkDeployed(c.Context, source, r)
+			n, unknown, err := a.MarkDeployed(c.Context, source, r)
 			if err != nil {
 				return err
 			}
 			if wantsJSON(c) {
-				return ui.object("deployed", map[string]any{"marked": n})
+				return ui.object("deployed", map[string]any{"marked": n, "unknown": append([]string{}, unknown...)})
 			}
-			ui.printf("%d marked as deployed", n)
+			ui.printf("%d marked as deployed, %d not in the inventory", n, len(unknown))
+			for _, ref := range unknown {
+				ui.printf("not in the inventory: %s", ref)
+			}
 			return nil
 		}),
 	}

@@ -58,7 +58,10 @@ func (r *responder) Prepare(ctx context.Context, s drill.Setup) error {
 	if _, err := r.app.Scan(ctx, s.Repositories, nil, nil); err != nil {
 		return err
 	}
-	_, err = r.app.MarkDeployed(ctx, "the cluster", strings.NewReader(strings.Join(s.Deployed, "\n")))
+	_, unknown, err := r.app.MarkDeployed(ctx, "the cluster", strings.NewReader(strings.Join(s.Deployed, "\n")))
+	if err == nil && len(unknown) > 0 {
+		err = fmt.Errorf("deployed, but not in the inventory: %s", strings.Join(unknown, ", "))
+	}
 	return err
 }
 

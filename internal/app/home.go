@@ -93,9 +93,17 @@ func Init(ctx context.Context, o Options, in InitOptions) (err error) {
 			return fmt.Errorf("trusted root: %w", err)
 		}
 	}
+	taken := map[string]string{}
 	for i := range in.Signers {
-		if err := checkSigner(&in.Signers[i]); err != nil {
+		r := &in.Signers[i]
+		if err := checkSigner(r); err != nil {
 			return err
+		}
+		for _, what := range []string{r.Name, r.Identity.ID()} {
+			if other, ok := taken[what]; ok {
+				return fmt.Errorf("signers %s and %s have the same name or key", other, r.Name)
+			}
+			taken[what] = r.Name
 		}
 	}
 	for i := range in.Consumers {
@@ -131,7 +139,6 @@ func Init(ctx context.Context, o Options, in InitOptions) (err error) {
 		{journalKeyFile, []byte(private + "\n"), 0o600},
 		{journalPubFile, []byte(public + "\n"), 0o644},
 		{trustedRootFile, in.TrustedRoot, 0o644},
-		{configFile, config, 0o644},
 	}
 	for _, f := range files {
 		if f.content == nil {
@@ -144,7 +151,7 @@ func Init(ctx context.Context, o Options, in InitOptions) (err error) {
 	if err := rotate.Enroll(ctx, s, by, approvers); err != nil {
 		return err
 	}
-	return s.Update(ctx, by, func(tx *store.Tx) error {
+	if err := s.Update(ctx, by, func(tx *store.Tx) error {
 		for _, r := range in.Signers {
 			if err := tx.PutSigner(ctx, r); err != nil {
 				return err
@@ -152,7 +159,11 @@ func Init(ctx context.Context, o Options, in InitOptions) (err error) {
 		}
 		tx.Record(journal.Draft{Action: "home.made", Subject: "config.yaml", Digest: inventory.Digest(config)})
 		return nil
-	})
+	}); err != nil {
+		return err
+	}
+	// Last: without it there is no home.
+	return durable.WriteFile(filepath.Join(o.Home, configFile), config, 0o644)
 }
 
 func (o Options) withDefaults() Options {
@@ -205,6 +216,9 @@ func Open(ctx context.Context, o Options) (*App, error) {
 	a := &App{options: o}
 	raw, err := os.ReadFile(filepath.Join(o.Home, configFile))
 	if errors.Is(err, fs.ErrNotExist) {
+		if _, dbErr := os.Stat(o.Database); dbErr == nil {
+			return nil, fmt.Errorf("making the home %s was interrupted: remove it with its database %s and run \"reseal init\" again", o.Home, o.Database)
+		}
 		return nil, fmt.Errorf("%s is no reseal home: \"reseal init\" makes one, --home or RESEAL_HOME names another", o.Home)
 	}
 	if err != nil {
@@ -242,7 +256,7 @@ func (a *App) by(format string, args ...any) journal.Author {
 // verifier checks signatures against the trusted root and every key that has a
 // name here, and the extra ones given.
 func (a *App) verifier(ctx context.Context, extra ...crypto.PublicKey) (*verify.Verifier, error) {
-	signers, err := a.store.Signers(ctx)
+	signers, err := a.store.Records(ctx)
 	if err != nil {
 		return nil, err
 	}

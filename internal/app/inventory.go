@@ -91,15 +91,21 @@ func (a *App) EnrollSigner(ctx context.Context, r signer.Record, reason string) 
 	if err := checkSigner(&r); err != nil {
 		return r, err
 	}
-	known, err := a.store.Signer(ctx, r.Identity.ID())
-	switch {
-	case errors.Is(err, inventory.ErrNotFound):
-	case err != nil:
-		return r, err
-	case known.State == signer.Tainted || known.State == signer.Revoked:
-		return r, fmt.Errorf("signer %s is %s: a signer does not come back from that", r.Identity.ID(), known.State)
-	}
-	return r, a.store.Update(ctx, a.by("%s", reason), func(tx *store.Tx) error { return tx.PutSigner(ctx, r) })
+	return r, a.store.Update(ctx, a.by("%s", reason), func(tx *store.Tx) error {
+		records, err := a.store.Records(ctx)
+		if err != nil {
+			return err
+		}
+		for _, known := range records {
+			switch {
+			case known.Identity == r.Identity && (known.State == signer.Tainted || known.State == signer.Revoked):
+				return fmt.Errorf("signer %s is %s: a signer does not come back from that", r.Identity.ID(), known.State)
+			case known.Identity != r.Identity && known.Name == r.Name:
+				return fmt.Errorf("signer name %s is taken by %s: choose another", r.Name, known.Identity.ID())
+			}
+		}
+		return tx.PutSigner(ctx, r)
+	})
 }
 
 // Signer finds a signer by name or ID.
@@ -131,8 +137,10 @@ func (a *App) Artifacts(ctx context.Context, sel store.Selection) iter.Seq2[inve
 }
 
 // MarkDeployed reads a list of what runs, one "repository@sha256:<hex>" or bare
-// digest a line, and marks it. Nothing is marked unless every line is good.
-func (a *App) MarkDeployed(ctx context.Context, source string, r io.Reader) (int, error) {
+// digest a line, and marks it. Nothing is marked unless every line can be read.
+// What the inventory does not have is returned, and is no error: much runs that
+// others signed.
+func (a *App) MarkDeployed(ctx context.Context, source string, r io.Reader) (marked int, unknown []string, err error) {
 	type place struct{ repository, digest string }
 	var places []place
 	lines := bufio.NewScanner(r)
@@ -146,26 +154,33 @@ func (a *App) MarkDeployed(ctx context.Context, source string, r io.Reader) (int
 			repository, digest = "", line
 		}
 		if err := inventory.CheckDigest(digest); err != nil {
-			return 0, fmt.Errorf("%s line %d: %w", source, n, err)
+			return 0, nil, fmt.Errorf("%s line %d: %w", source, n, err)
 		}
 		if named {
 			repo, err := name.NewRepository(repository)
 			if err != nil {
-				return 0, fmt.Errorf("%s line %d: %w", source, n, err)
+				return 0, nil, fmt.Errorf("%s line %d: %w", source, n, err)
 			}
 			repository = repo.Name()
 		}
 		places = append(places, place{repository, digest})
 	}
 	if err := lines.Err(); err != nil {
-		return 0, fmt.Errorf("%s: %w", source, err)
+		return 0, nil, fmt.Errorf("%s: %w", source, err)
 	}
-	return len(places), a.store.Update(ctx, a.by("deployed according to %s", source), func(tx *store.Tx) error {
+	err = a.store.Update(ctx, a.by("deployed according to %s", source), func(tx *store.Tx) error {
 		for _, p := range places {
-			if err := tx.SetDeployed(ctx, p.repository, p.digest); err != nil {
+			err := tx.SetDeployed(ctx, p.repository, p.digest)
+			switch {
+			case errors.Is(err, inventory.ErrNotFound):
+				unknown = append(unknown, strings.TrimPrefix(p.repository+"@"+p.digest, "@"))
+			case err != nil:
 				return err
+			default:
+				marked++
 			}
 		}
 		return nil
 	})
+	return marked, unknown, err
 }

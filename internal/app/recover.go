@@ -16,6 +16,7 @@ import (
 
 	"github.com/reseal/reseal/internal/durable"
 	"github.com/reseal/reseal/internal/keyfile"
+	"github.com/reseal/reseal/internal/registry"
 	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/resign"
@@ -58,34 +59,31 @@ func (a *App) Incident(ctx context.Context, id string) (rotate.Incident, error) 
 // Impact assesses what an incident, or a signer if it were compromised since
 // ever, touches. visit may be nil.
 func (a *App) Impact(ctx context.Context, incident string, suspect string, skew time.Duration, visit func(rotate.Item) error) (rotate.Totals, error) {
-	p := trust.Policy{Skew: skew, Trusted: map[string]bool{}, Rogue: map[string]string{}}
+	if skew < 0 {
+		return rotate.Totals{}, errors.New("clocks cannot differ by less than nothing: --skew is negative")
+	}
+	p := trust.Policy{Skew: skew, Rogue: map[string]string{}}
 	incidents, err := rotate.Incidents(ctx, a.store)
 	if err != nil {
 		return rotate.Totals{}, err
 	}
-	for _, i := range incidents {
-		if suspect == "" && incident != "" && i.ID != incident {
-			continue
-		}
+	for _, i := range incidents { // all of them count, whichever is asked about
 		p.Incidents = append(p.Incidents, i.Incident)
-		maps.Copy(p.Rogue, i.Rogue)
+		if i.ID == incident {
+			p.Replaced = i.Signers
+			maps.Copy(p.Rogue, i.Rogue)
+		}
 	}
 	if suspect != "" {
 		r, err := a.store.Signer(ctx, suspect)
 		if err != nil {
 			return rotate.Totals{}, err
 		}
-		p.Incidents = append(p.Incidents, trust.Incident{ID: "what-if", Class: trust.SigningKey, Signers: []signer.Identity{r.Identity}})
+		p.Replaced = []signer.Identity{r.Identity}
+		p.Incidents = append(p.Incidents, trust.Incident{ID: "what-if", Class: trust.SigningKey, Signers: p.Replaced})
 	}
-	if len(p.Incidents) == 0 {
+	if len(p.Replaced) == 0 {
 		return rotate.Totals{}, fmt.Errorf("incident %q: %w: \"reseal incident list\" lists those that are known", incident, inventory.ErrNotFound)
-	}
-	signers, err := a.store.Signers(ctx)
-	if err != nil {
-		return rotate.Totals{}, err
-	}
-	for _, r := range signers {
-		p.Trusted[r.Identity.ID()] = r.Enrolled()
 	}
 	if visit == nil {
 		visit = func(rotate.Item) error { return nil }
@@ -211,38 +209,33 @@ func LoadKey(file string, password func() ([]byte, error)) (signer.Signer, error
 	return keyfile.Load(file, password)
 }
 
-// permit returns the right to carry out a plan, and the exclusive use of the
-// home until release is called: two processes carrying out one plan would each
-// see that nothing is signed yet.
-func (a *App) permit(ctx context.Context, digest string) (_ rotate.Permission, release func(), err error) {
+func (a *App) permit(ctx context.Context, digest string) (rotate.Permission, error) {
 	full, err := rotate.FindPlan(ctx, a.store, digest)
 	if err != nil {
-		return rotate.Permission{}, nil, err
+		return rotate.Permission{}, err
 	}
-	release, err = durable.Lock(ctx, a.options.Home)
-	if err != nil {
-		return rotate.Permission{}, nil, err
+	return rotate.Permit(ctx, a.store, full)
+}
+
+// registry returns the client for an act: in a dry run one that cannot write.
+func (a *App) registry(apply bool) *registry.Client {
+	if apply {
+		return a.options.Registry
 	}
-	p, err := rotate.Permit(ctx, a.store, full)
-	if err != nil {
-		release()
-		return p, nil, err
-	}
-	return p, release, nil
+	return registry.ReadOnly(a.options.Registry)
 }
 
 // Contain publishes the revocation and takes the rogue artifacts away.
 func (a *App) Contain(ctx context.Context, digest string, apply bool) (rotate.Contained, error) {
-	p, release, err := a.permit(ctx, digest)
+	p, err := a.permit(ctx, digest)
 	if err != nil {
 		return rotate.Contained{}, err
 	}
-	defer release()
 	publish := a.options.Publish
 	if publish == nil {
 		publish = a.publishFile
 	}
-	return rotate.Contain(ctx, a.store, a.options.Registry, publish, a.by("contain %s", p.Plan().Incident), p, apply)
+	return rotate.Contain(ctx, a.store, a.registry(apply), publish, a.by("contain %s", p.Plan().Incident), p, apply)
 }
 
 // publishFile keeps a revocation statement in the home, for people to carry to
@@ -262,7 +255,7 @@ type ResignOptions struct {
 	TimestampURL string        // RFC 3161 authority; empty: none
 	Apply        bool
 	Parallel     int
-	Progress     func(resign.Result)
+	Progress     func(done int64, r resign.Result)
 	Failed       func(resign.Failure)
 }
 
@@ -280,19 +273,28 @@ type Resigned struct {
 
 // Resign carries out what an approved plan decided to re-sign.
 func (a *App) Resign(ctx context.Context, o ResignOptions) (Resigned, error) {
-	p, release, err := a.permit(ctx, o.Plan)
+	p, err := a.permit(ctx, o.Plan)
 	if err != nil {
 		return Resigned{}, err
 	}
-	defer release()
 	if o.Signer.Identity() != p.Plan().NewSigner {
 		return Resigned{}, fmt.Errorf("the plan names %s as the new signer, the key given is %s", p.Plan().NewSigner, o.Signer.Identity())
 	}
-	policy, err := p.Current(ctx, a.store)
-	if err != nil {
+	if err := rotate.CheckLimits(ctx, a.store, p.Plan(), p.Totals()); err != nil {
 		return Resigned{}, err
 	}
-	e := resign.Engine{Registry: a.options.Registry, Store: a.store, Signer: o.Signer, Plan: p.Digest(), Apply: o.Apply,
+	if o.Apply {
+		// Two processes carrying out one plan would each see that nothing is
+		// signed yet.
+		wait, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		release, err := durable.Lock(wait, filepath.Dir(a.options.Database))
+		if err != nil {
+			return Resigned{}, fmt.Errorf("another reseal is re-signing with this database: %w", err)
+		}
+		defer release()
+	}
+	e := resign.Engine{Registry: a.registry(o.Apply), Store: a.store, Signer: o.Signer, Plan: p.Digest(), Apply: o.Apply,
 		By: a.by("re-sign for %s", p.Plan().Incident), Parallel: o.Parallel, Progress: o.Progress, Failed: o.Failed}
 	if o.TimestampURL != "" {
 		e.Timestamp = sign.NewTimestampAuthority(&sign.TimestampAuthorityOptions{URL: o.TimestampURL, Timeout: 30 * time.Second, Retries: 3})
@@ -300,7 +302,7 @@ func (a *App) Resign(ctx context.Context, o ResignOptions) (Resigned, error) {
 	out := Resigned{Incident: p.Plan().Incident, Plan: p.Digest(), Applied: o.Apply,
 		Denied: p.Totals().Decisions[trust.Deny], OnHold: p.Totals().Decisions[trust.Hold]}
 	before, start := a.Requests(), time.Now()
-	out.Result, err = e.Run(ctx, approved{a.store, p, policy})
+	out.Result, err = e.Run(ctx, &approved{store: a.store, permission: p})
 	out.Requests, out.DurationSeconds = a.Requests()-before, time.Since(start).Seconds()
 	if err == nil && out.Failed+out.Held > 0 {
 		err = fmt.Errorf("%d signatures failed and %d are held back: run it again to resume, or make a new plan for what is held", out.Failed, out.Held)
@@ -315,7 +317,13 @@ type approved struct {
 	policy     trust.Policy
 }
 
-func (w approved) Items(ctx context.Context, after int64, limit int) ([]resign.Item, error) {
+// Items implements resign.Work. With each page it looks anew at what is known:
+// an incident declared during a long run counts from the next page on.
+func (w *approved) Items(ctx context.Context, after int64, limit int) ([]resign.Item, error) {
+	var err error
+	if w.policy, err = w.permission.Current(ctx, w.store); err != nil {
+		return nil, err
+	}
 	items, err := rotate.ItemPage(ctx, w.store, w.permission.Digest(), trust.Resign, after, limit)
 	out := make([]resign.Item, 0, len(items))
 	for _, i := range items {
@@ -331,18 +339,18 @@ func (w approved) Items(ctx context.Context, after int64, limit int) ([]resign.I
 	return out, err
 }
 
-func (w approved) Still(ctx context.Context, i resign.Item) (string, bool, error) {
+// Still implements resign.Work.
+func (w *approved) Still(ctx context.Context, i resign.Item) (string, bool, error) {
 	return rotate.Still(ctx, w.store, w.permission.Digest(), w.policy,
 		rotate.Item{Repository: i.Repository, Digest: i.Digest, Statement: i.StatementKey, Decision: trust.Resign})
 }
 
 // CutOver removes the old signer from the anchors of an approved plan.
 func (a *App) CutOver(ctx context.Context, digest string, apply bool) (rotate.Cutover, error) {
-	p, release, err := a.permit(ctx, digest)
+	p, err := a.permit(ctx, digest)
 	if err != nil {
 		return rotate.Cutover{}, err
 	}
-	defer release()
 	return rotate.CutOver(ctx, a.store, a.accepts, a.by("cut-over for %s", p.Plan().Incident), p, apply)
 }
 
@@ -365,11 +373,7 @@ func (a *App) accepts(ctx context.Context, repository, digest string, f inventor
 		if !found.Verified || found.Signer != by.Identity || found.PredicateType != inventory.SignPredicate {
 			continue
 		}
-		if f == inventory.Legacy {
-			err = consumer.Legacy(ctx, sub, found.Annotations, found.Content)
-		} else {
-			err = consumer.Bundle(ctx, sub, found.Content)
-		}
+		err = consumer.Accepts(ctx, found)
 		if err == nil {
 			return nil
 		}

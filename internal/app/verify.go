@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -30,8 +31,8 @@ type VerifiedSignature struct {
 	Format        inventory.Format `json:"format"`
 	PredicateType string           `json:"predicate_type"`
 	Verdict       trust.Verdict    `json:"verdict"`
-	Time          *time.Time       `json:"time,omitempty"` // earliest verified proof of its time
-	TimeAuthority string           `json:"time_authority,omitempty"`
+	Time          *time.Time       `json:"time"` // earliest verified proof of its time
+	TimeAuthority string           `json:"time_authority"`
 	Why           string           `json:"why"`
 	Counts        bool             `json:"counts"` // it makes the image accepted
 }
@@ -42,6 +43,9 @@ type VerifiedSignature struct {
 // known to be rogue. Every incident in the inventory is honoured, with exact
 // times.
 func (a *App) Verify(ctx context.Context, image string, skew time.Duration) (Verified, error) {
+	if skew < 0 {
+		return Verified{}, errors.New("clocks cannot differ by less than nothing: --skew is negative")
+	}
 	ref, err := name.ParseReference(image)
 	if err != nil {
 		return Verified{}, fmt.Errorf("image %q: %w", image, err)
@@ -66,7 +70,7 @@ func (a *App) Verify(ctx context.Context, image string, skew time.Duration) (Ver
 		rules = append(rules, i.Incident)
 		maps.Copy(rogue, i.Rogue)
 	}
-	signers, err := a.store.Signers(ctx)
+	signers, err := a.store.Records(ctx)
 	if err != nil {
 		return out, err
 	}

@@ -126,7 +126,7 @@ func (t *Tx) PutSignature(ctx context.Context, s inventory.Signature) error {
 	if _, err := t.exec(ctx, `INSERT INTO signatures (id, repository, digest, format, manifest, content, predicate_type,
 			payload_digest, names, signer, requires, verified, why, bounds, first_seen, gone)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, FALSE)
-		ON CONFLICT (id) DO UPDATE SET manifest = excluded.manifest, content = excluded.content, signer = excluded.signer,
+		ON CONFLICT (id) DO UPDATE SET manifest = excluded.manifest,
 			requires = excluded.requires, verified = excluded.verified, why = excluded.why, bounds = excluded.bounds, gone = FALSE`,
 		s.ID, s.Repository, s.Digest, s.Format, s.Manifest, s.Content, s.PredicateType, s.PayloadDigest, s.Names,
 		s.Signer.ID(), string(requires), s.Verified, s.Why, string(bounds), s.FirstSeen.Unix()); err != nil {
@@ -146,7 +146,7 @@ func merge(known, now inventory.Signature) inventory.Signature {
 	out := known
 	out.Gone = false
 	if now.Verified || !known.Verified {
-		out.Signer, out.Requires, out.Verified, out.Why = now.Signer, now.Requires, now.Verified, now.Why
+		out.Requires, out.Verified, out.Why = now.Requires, now.Verified, now.Why
 	}
 	if now.Format != inventory.Bundle || known.Gone { // two bundles may hold one signature; a tag has one manifest
 		out.Manifest = now.Manifest
@@ -273,10 +273,7 @@ func (s *Store) Signers(ctx context.Context) ([]SignerSummary, error) {
 // Signer returns one signer by ID or by enrolled name, or
 // inventory.ErrNotFound.
 func (s *Store) Signer(ctx context.Context, idOrName string) (signer.Record, error) {
-	found, err := queryAll(ctx, s.read, func(rows *sql.Rows) (r signer.Record, err error) {
-		err = rows.Scan(&r.Identity.Kind, &r.Identity.Subject, &r.Identity.Issuer, &r.Name, &r.State, &r.PublicKey)
-		return r, err
-	}, `SELECT kind, subject, issuer, name, state, public_key FROM signers WHERE id = $1 OR (name = $1 AND name <> '') LIMIT 2`, idOrName)
+	found, err := queryAll(ctx, s.read, scanRecord, `SELECT `+recordColumns+` FROM signers WHERE id = $1 OR (name = $1 AND name <> '') LIMIT 2`, idOrName)
 	switch {
 	case err != nil:
 		return signer.Record{}, err
@@ -368,6 +365,30 @@ func (s *Store) SignaturesOf(ctx context.Context, a inventory.Artifact, exceptPl
 		WHERE g.repository = $1 AND g.digest = $2 AND NOT g.gone
 		AND NOT EXISTS (SELECT 1 FROM reissues i WHERE i.signature_id = g.id AND i.plan = $3)
 		ORDER BY g.id`, a.Repository, a.Digest, exceptPlan)
+}
+
+// SignaturesEver returns every signature ever seen on one artifact, also those
+// that are no longer at their place.
+func (s *Store) SignaturesEver(ctx context.Context, a inventory.Artifact) ([]inventory.Signature, error) {
+	return queryAll(ctx, s.read, func(rows *sql.Rows) (g inventory.Signature, err error) {
+		var gone bool
+		g, err = scanSignature(rows, &gone)
+		g.Gone = gone
+		return g, err
+	}, `SELECT `+signatureColumns+`, g.gone FROM signatures g JOIN signers r ON r.id = g.signer
+		WHERE g.repository = $1 AND g.digest = $2 ORDER BY g.id`, a.Repository, a.Digest)
+}
+
+// Records returns every signer, without what it did.
+func (s *Store) Records(ctx context.Context) ([]signer.Record, error) {
+	return queryAll(ctx, s.read, scanRecord, `SELECT `+recordColumns+` FROM signers ORDER BY id`)
+}
+
+const recordColumns = `kind, subject, issuer, name, state, public_key`
+
+func scanRecord(rows *sql.Rows) (r signer.Record, err error) {
+	err = rows.Scan(&r.Identity.Kind, &r.Identity.Subject, &r.Identity.Issuer, &r.Name, &r.State, &r.PublicKey)
+	return r, err
 }
 
 const signatureColumns = `g.id, g.repository, g.digest, g.format, g.manifest, g.content, g.predicate_type, g.payload_digest, g.names,

@@ -58,9 +58,6 @@ func (t *Tx) run(ctx context.Context, fn func(*Tx) error) error {
 // Record adds an entry to the journal.
 func (t *Tx) Record(d journal.Draft) { t.recorded = append(t.recorded, d) }
 
-// Now is the one time of everything in the transaction.
-func (t *Tx) Now() time.Time { return t.now }
-
 // exec changes rows and returns how many.
 func (t *Tx) exec(ctx context.Context, query string, args ...any) (int64, error) {
 	r, err := t.tx.ExecContext(ctx, query, args...)

@@ -16,7 +16,6 @@ const (
 	KindIncident  = "incident"
 	KindPlan      = "plan"
 	KindApproval  = "approval"
-	KindCutover   = "cutover"
 )
 
 // PutDocument keeps the next version of a document and journals it. Earlier

@@ -20,7 +20,7 @@ const (
 	Deny   Decision = "deny"   // known bad: refused wherever a verifier can
 	Hold   Decision = "hold"   // nothing proves it good: not re-signed, a person must look
 	Resign Decision = "resign" // proven good: signed again by the new signer
-	None   Decision = "none"   // still covered by an unaffected signature
+	None   Decision = "none"   // covered by the new signer already
 )
 
 // Decisions lists every decision in trust order.
@@ -58,7 +58,8 @@ func (v Voucher) Check() error {
 type Policy struct {
 	Incidents   []Incident
 	Skew        time.Duration
-	Trusted     map[string]bool   // signer IDs that consumers accept, or did until an incident
+	Replaced    []signer.Identity // whose signatures are to be replaced: only their own proven ones count
+	Successor   signer.Identity   // the new signer: only its signatures cover, because anchors will name it alone
 	Vouchers    []Voucher         // see Voucher
 	Rogue       map[string]string // digest → why it is known to be bad
 	Homes       []string          // repositories that the plan itself names as the organisation's own
@@ -87,19 +88,17 @@ type Outcome struct {
 // beside is every statement about the same artifact at the same place; claims
 // in it may vouch for the artifact, never for one another.
 //
-// A statement that no incident touches, and one that nobody accepts anyway
-// because none of its signatures verifies, is no concern of a plan: ok is
-// false.
+// A statement that none of the replaced signers verifiably made is no concern of
+// a plan: ok is false.
 func Decide(st inventory.Statement, beside []inventory.Statement, p Policy) (out Outcome, ok bool) {
-	touched, verified := false, false
+	touched := false
 	for _, s := range st.Signatures {
 		j := Judge(s, p.Incidents, p.Skew)
 		out.Signatures = append(out.Signatures, Judged{s, j})
-		verified = verified || s.Verified
-		touched = touched || Touched(s, p.Incidents) && s.Verified
+		touched = touched || s.Verified && slices.Contains(p.Replaced, s.Signer) && Touched(s, p.Incidents)
 	}
 	rogue, isRogue := p.Rogue[st.Artifact.Digest]
-	if !isRogue && !(touched && verified) {
+	if !isRogue && !touched {
 		return out, false
 	}
 	out.Decision, out.Reason, out.Formats = p.decide(st, beside, out.Signatures, rogue, isRogue)
@@ -112,7 +111,7 @@ func (p Policy) decide(st inventory.Statement, beside []inventory.Statement, sig
 	}
 	missing := p.uncovered(sigs)
 	if len(missing) == 0 {
-		return None, "still covered by an unaffected signature of a trusted signer in every format it was consumed in", nil
+		return None, "covered by the new signer in every format it was consumed in", nil
 	}
 	for _, s := range sigs {
 		if s.Contradiction {
@@ -138,11 +137,11 @@ func (p Policy) decide(st inventory.Statement, beside []inventory.Statement, sig
 func (p Policy) uncovered(sigs []Judged) []inventory.Format {
 	var missing []inventory.Format
 	for _, s := range sigs {
-		if !s.Verified || s.Verdict == Unaffected || slices.Contains(missing, s.Format) {
+		if !s.Verified || !slices.Contains(p.Replaced, s.Signer) || slices.Contains(missing, s.Format) {
 			continue
 		}
 		if !slices.ContainsFunc(sigs, func(o Judged) bool {
-			return o.Verdict == Unaffected && o.Format == s.Format && p.Trusted[o.Signer.ID()]
+			return o.Verdict == Unaffected && o.Format == s.Format && o.Signer == p.Successor
 		}) {
 			missing = append(missing, s.Format)
 		}
@@ -157,9 +156,9 @@ func (p Policy) uncovered(sigs []Judged) []inventory.Format {
 func (p Policy) good(st inventory.Statement, beside []inventory.Statement, sigs []Judged) (reason string, good bool) {
 	proof := ""
 	for _, s := range sigs {
-		// A signer that nobody here ever accepted proves nothing, and one that
-		// no incident touches proves the same in a format it did not use.
-		if p.Trusted[s.Signer.ID()] && (s.Verdict.Proven() || s.Verdict == Unaffected) {
+		// What another signer said, however well proven, was never the word of
+		// the one that is replaced.
+		if slices.Contains(p.Replaced, s.Signer) && s.Verdict.Proven() {
 			proof = s.Reason
 			if s.Names == st.Artifact.Repository {
 				return proof, true
@@ -256,6 +255,22 @@ func (p Policy) allUnexplained(beside []inventory.Statement) bool {
 		}
 	}
 	return n > 0
+}
+
+// WithClaims lowers the decisions about the claims on one artifact to what the
+// decision about the artifact itself allows: cosign takes a bundle of any
+// predicate by a trusted signer for a signature of the image, so none goes onto
+// an artifact that is not itself covered or proven good.
+func WithClaims(image *Outcome, claim Outcome) Outcome {
+	if claim.Decision != Resign || !slices.Contains(claim.Formats, inventory.Bundle) {
+		return claim
+	}
+	if image != nil && (image.Decision == Resign || image.Decision == None) {
+		return claim
+	}
+	claim.Decision, claim.Formats = Hold, nil
+	claim.Reason += "; but the image itself is not proven good, and a bundle with any claim about it would make verifiers accept the image"
+	return claim
 }
 
 // worstReason returns the reason of the touched signature a reader should see

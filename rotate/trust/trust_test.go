@@ -19,6 +19,7 @@ var (
 	thief = signer.Identity{Kind: signer.Key, Subject: strings.Repeat("a", 64)}
 	other = signer.Identity{Kind: signer.Key, Subject: strings.Repeat("b", 64)}
 	build = signer.Identity{Kind: signer.Key, Subject: strings.Repeat("c", 64)}
+	next  = signer.Identity{Kind: signer.Key, Subject: strings.Repeat("d", 64)}
 	tsa   = inventory.Authority{Role: inventory.RoleTSA, ID: "tsa"}
 	log1  = inventory.Authority{Role: inventory.RoleLog, ID: "log"}
 )
@@ -127,7 +128,7 @@ func TestAttack(t *testing.T) {
 		{name: "marked rogue though proven", sigs: []inventory.Signature{sig(thief, upper(1, tsa))}, policy: Policy{Rogue: map[string]string{"sha256:d": "seen"}}, want: Deny},
 		{name: "signature by a signer nobody trusts", sigs: []inventory.Signature{sig(thief), {ID: "x", Format: inventory.Legacy, PredicateType: inventory.SignPredicate, Signer: other, Verified: true}}, want: Hold},
 		{name: "trusted signature that does not verify", sigs: []inventory.Signature{sig(thief), {ID: "x", Format: inventory.Legacy, PredicateType: inventory.SignPredicate, Signer: build, Why: "forged"}}, want: Hold},
-		{name: "trusted signature in a format the consumer cannot read", sigs: []inventory.Signature{sig(thief), format(sig(build), inventory.Bundle)}, want: Resign},
+		{name: "trusted signature in a format the consumer cannot read", sigs: []inventory.Signature{sig(thief), format(sig(build), inventory.Bundle)}, want: Hold},
 		{name: "proven signature by a signer nobody ever trusted", sigs: []inventory.Signature{sig(thief, upper(11, tsa)), {ID: "x", Format: inventory.Legacy,
 			PredicateType: inventory.SignPredicate, Signer: other, Verified: true, Names: "r.example/a", Bounds: []inventory.Bound{upper(1, tsa)}}},
 			policy: Policy{Incidents: []Incident{{ID: "O", Class: SigningKey, Signers: []signer.Identity{other}, From: ptr(at(10))}}}, want: Hold},
@@ -158,6 +159,9 @@ func TestAttack(t *testing.T) {
 			s.Bounds = []inventory.Bound{upper(1, tsa)}
 			return s
 		}()}, want: Hold},
+		{name: "signature of another enrolled signer in another format", sigs: []inventory.Signature{format(sig(thief), inventory.Bundle), sig(build, upper(1, tsa))}, want: Hold},
+		{name: "proven signature of another compromised signer", sigs: []inventory.Signature{sig(thief), sig(build, upper(1, tsa))},
+			policy: Policy{Incidents: []Incident{{ID: "B", Class: SigningKey, Signers: []signer.Identity{build}, From: ptr(at(10))}}}, want: Hold},
 		{name: "wholly unexplained", sigs: []inventory.Signature{sig(thief)}, policy: Policy{Unexplained: map[string]bool{"s": true}}, want: Deny},
 		{name: "thief signs a good digest", sigs: []inventory.Signature{sig(thief, upper(1, tsa)), format(sig(thief), inventory.Bundle)},
 			policy: Policy{Unexplained: map[string]bool{"sbundle": true}}, want: Resign},
@@ -165,7 +169,7 @@ func TestAttack(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := tc.policy
-			p.Incidents, p.Skew, p.Trusted = append(p.Incidents, leak), 5*time.Minute, map[string]bool{build.ID(): true, thief.ID(): true}
+			p.Incidents, p.Skew, p.Replaced, p.Successor = append(p.Incidents, leak), 5*time.Minute, []signer.Identity{thief}, next
 			statements := inventory.Statements(artifact, tc.sigs)
 			about := tc.about
 			if about == "" {
@@ -190,7 +194,7 @@ func TestAttack(t *testing.T) {
 
 func TestDecideLeavesAlone(t *testing.T) {
 	leak := Incident{ID: "I", Class: SigningKey, Signers: []signer.Identity{thief}, From: ptr(at(10))}
-	p := Policy{Incidents: []Incident{leak}, Trusted: map[string]bool{build.ID(): true, thief.ID(): true}}
+	p := Policy{Incidents: []Incident{leak}, Replaced: []signer.Identity{thief}, Successor: next}
 	a := inventory.Artifact{Repository: "r.example/a", Digest: "sha256:d"}
 	junk := sig(thief)
 	junk.Verified = false
@@ -200,7 +204,7 @@ func TestDecideLeavesAlone(t *testing.T) {
 			t.Errorf("%s: decided %s, want no decision", name, out.Decision)
 		}
 	}
-	covered := inventory.Statements(a, []inventory.Signature{sig(thief), sig(build)})
+	covered := inventory.Statements(a, []inventory.Signature{sig(thief), sig(next)})
 	if out, _ := Decide(covered[0], covered, p); out.Decision != None {
 		t.Errorf("covered: decided %s, want none", out.Decision)
 	}
@@ -213,7 +217,7 @@ type world struct {
 }
 
 func drawWorld(t *rapid.T) world {
-	signers := []signer.Identity{thief, other, build}
+	signers := []signer.Identity{thief, other, build, next}
 	authorities := []inventory.Authority{tsa, log1}
 	hour := rapid.IntRange(0, 20)
 	var sigs []inventory.Signature
@@ -234,12 +238,10 @@ func drawWorld(t *rapid.T) world {
 		}
 		sigs = append(sigs, s)
 	}
-	p := Policy{Skew: 5 * time.Minute, Trusted: map[string]bool{}, Rogue: map[string]string{}}
+	p := Policy{Skew: 5 * time.Minute, Successor: next, Rogue: map[string]string{}}
 	for range rapid.IntRange(1, 2).Draw(t, "incidents") {
-		p.Incidents = append(p.Incidents, drawIncident(t))
-	}
-	for _, s := range signers {
-		p.Trusted[s.ID()] = rapid.Bool().Draw(t, "trusted")
+		i := drawIncident(t)
+		p.Incidents, p.Replaced = append(p.Incidents, i), append(p.Replaced, i.Signers...)
 	}
 	if rapid.Bool().Draw(t, "voucher") {
 		p.Vouchers = []Voucher{{Signer: rapid.SampledFrom(signers).Draw(t, "vouches"), PredicateType: "https://slsa.dev/provenance/v1"}}
@@ -313,11 +315,8 @@ func hasEvidence(st inventory.Statement, w world) bool {
 		return slices.ContainsFunc(w.policy.Incidents, func(i Incident) bool { return slices.Contains(i.Signers, id) })
 	}
 	for _, s := range st.Signatures {
-		if s.Verified && w.policy.Trusted[s.Signer.ID()] && !compromised(s.Signer) {
-			return true
-		}
 		for _, b := range s.Bounds {
-			if s.Verified && w.policy.Trusted[s.Signer.ID()] && b.Verified && !lost(b.Authority) {
+			if s.Verified && slices.Contains(w.policy.Replaced, s.Signer) && b.Verified && !lost(b.Authority) {
 				return true
 			}
 		}
@@ -411,5 +410,24 @@ func TestIncidentCheck(t *testing.T) {
 		if i.Check() == nil {
 			t.Errorf("%s was accepted", name)
 		}
+	}
+}
+
+// TestNoClaimMakesAnImageAccepted tries to get a bundle onto an image that
+// nothing proves good: law 12.
+func TestNoClaimMakesAnImageAccepted(t *testing.T) {
+	bundle := Outcome{Decision: Resign, Reason: "proven", Formats: []inventory.Format{inventory.Bundle}}
+	for _, d := range Decisions() {
+		got := WithClaims(&Outcome{Decision: d}, bundle)
+		if want := d == Resign || d == None; (got.Decision == Resign) != want {
+			t.Errorf("image on %s: the claim is on %s", d, got.Decision)
+		}
+	}
+	if got := WithClaims(nil, bundle); got.Decision != Hold || len(got.Formats) > 0 {
+		t.Errorf("image nobody decided about: the claim is on %s in %v", got.Decision, got.Formats)
+	}
+	legacy := Outcome{Decision: Resign, Formats: []inventory.Format{inventory.LegacyAtt}}
+	if got := WithClaims(&Outcome{Decision: Hold}, legacy); got.Decision != Resign {
+		t.Errorf("an attestation that no verifier takes for an image signature is on %s", got.Decision)
 	}
 }

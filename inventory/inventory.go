@@ -58,10 +58,9 @@ type Role string
 
 // The roles of authorities.
 const (
-	RoleCA      Role = "ca"
-	RoleLog     Role = "log"
-	RoleTSA     Role = "tsa"
-	RoleJournal Role = "journal"
+	RoleCA  Role = "ca"
+	RoleLog Role = "log"
+	RoleTSA Role = "tsa"
 )
 
 // Authority vouches for a signer or for a time.

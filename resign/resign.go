@@ -106,12 +106,13 @@ const chunk = 64
 // unit is one item in one format.
 type unit struct {
 	Item
-	format  inventory.Format
-	record  store.Reissue
-	content []byte // what is stored in the vault: see material.go
-	found   *verify.Found
-	wrote   bool // published by this run
-	err     error
+	format   inventory.Format
+	record   store.Reissue
+	content  []byte // what is stored in the vault: see material.go
+	found    *verify.Found
+	wrote    bool // published by this run
+	verified bool // read back and accepted by its consumer's verifier
+	err      error
 }
 
 // run is the state of one Run.
@@ -329,6 +330,7 @@ func (r *run) publish(ctx context.Context, u *unit) error {
 	if err := r.consumer.Accepts(ctx, *u.found); err != nil {
 		return fmt.Errorf("the signature read back is not accepted by its consumer's verifier: %w", err)
 	}
+	u.verified = true
 	return nil
 }
 
@@ -337,18 +339,18 @@ func (r *run) publish(ctx context.Context, u *unit) error {
 func (r *run) record(ctx context.Context, units []*unit) error {
 	var changed []*unit
 	for _, u := range units {
-		before := u.record.State
+		known := u.record.State == Done
 		switch {
 		case u.record.State == Held:
 		case u.err != nil:
 			u.record.State, u.record.Why = Failed, u.err.Error()
-		case u.found != nil:
+		case u.verified:
 			u.record.State, u.record.Why = Done, ""
+		default:
+			continue // not reached: the run was stopped
 		}
-		if u.record.State == Done || u.record.State == Failed || u.record.State == Held {
-			r.tally(u, !u.wrote) // the others were not reached: the run was stopped
-		}
-		if before != Done || u.record.State != Done {
+		r.tally(u, !u.wrote)
+		if !known || u.record.State != Done {
 			changed = append(changed, u)
 		}
 	}

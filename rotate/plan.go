@@ -59,6 +59,7 @@ type Plan struct {
 	AcceptDark []string          `json:"accept_dark"` // deployed digests whose hold is accepted by name
 	Consumers  []Consumer        `json:"consumers"`
 	Limits     Limits            `json:"limits"`
+	Unread     int64             `json:"unread"` // what the last scans could not read, and the plan therefore does not know
 	Quorum     int               `json:"quorum"`
 	Approvers  string            `json:"approvers"` // digest of the approver set
 }
@@ -305,6 +306,11 @@ func (p *Plan) complete(ctx context.Context, s *store.Store) error {
 			return fmt.Errorf("accepted dark: %w", err)
 		}
 	}
+	problems, err := s.Problems(ctx)
+	if err != nil {
+		return err
+	}
+	p.Unread = int64(len(problems))
 	approvers, err := LoadApprovers(ctx, s)
 	if err != nil {
 		return err

@@ -235,6 +235,9 @@ func (u *ui) plan(digest string, p rotate.Plan, t rotate.Totals) {
 		u.printf("consumer:   %s reads %s, anchor %s", k.Name, k.Reads, k.Anchor)
 	}
 	u.printf("limits:     at most %d statements re-signed; clocks may differ by %s", p.Limits.MaxArtifacts, p.Skew)
+	if p.Unread > 0 {
+		u.printf("unread:     the last scans could not read %d things; the plan knows nothing of them", p.Unread)
+	}
 	u.totals(t)
 }
 
@@ -357,6 +360,13 @@ Examples:
 				_, err = ui.out.Write(request)
 				return err
 			case key != "" && signature == "":
+				p, digest, totals, err := a.Plan(c.Context, plan)
+				if err != nil {
+					return err
+				}
+				if !wantsJSON(c) {
+					ui.plan(digest, p, totals) // what is about to be approved
+				}
 				k, err := app.LoadKey(key, ui.password(key))
 				if err != nil {
 					return err

@@ -251,8 +251,8 @@ func (a *App) publishFile(_ context.Context, path string, statement []byte) erro
 // ResignOptions say how to re-sign.
 type ResignOptions struct {
 	Plan         string
-	Signer       signer.Signer // nil in a dry run: then nothing is looked up by key
-	TimestampURL string        // RFC 3161 authority; empty: none
+	Signer       signer.Signer
+	TimestampURL string // RFC 3161 authority; empty: none
 	Apply        bool
 	Parallel     int
 	Progress     func(done int64, r resign.Result)

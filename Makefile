@@ -37,6 +37,7 @@ race: ## tests with the race detector
 	CGO_ENABLED=1 $(GO) test -race -buildvcs=false -timeout 30m ./...
 
 e2e: build peers ## recover images signed by the real cosign in a real registry
+	$(GO) test -buildvcs=false -count=1 ./internal/registry
 	$(GO) test -tags e2e -buildvcs=false -count=1 -timeout 45m -v -run 'TestRecovery|TestKill' ./cmd/reseal
 
 bench: ## benchmarks beside the peers (none yet: speed comes with later work)

@@ -19,6 +19,7 @@ import (
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/sign"
 	"golang.org/x/sync/errgroup"
 
@@ -91,6 +92,7 @@ type Engine struct {
 	Registry  Registry
 	Store     *store.Store
 	Signer    signer.Signer
+	Root      root.TrustedMaterial     // proves the times of the new signatures; nil: none is proven
 	Timestamp *sign.TimestampAuthority // stamps every new signature; nil: none
 	Plan      string
 	By        journal.Author
@@ -129,7 +131,7 @@ type run struct {
 // to e.Failed, and the rest goes on; an error means that the run had to stop,
 // and that running it again resumes it.
 func (e Engine) Run(ctx context.Context, work Work) (Result, error) {
-	v, err := verify.New(verify.Trust{Keys: []crypto.PublicKey{e.Signer.PublicKey()}})
+	v, err := verify.New(verify.Trust{Root: e.Root, Keys: []crypto.PublicKey{e.Signer.PublicKey()}})
 	if err != nil {
 		return Result{}, err
 	}

@@ -133,8 +133,8 @@ func selection(p trust.Policy) store.Selection {
 	return sel
 }
 
-// Assess decides every statement that the policy's incidents touch, in plan
-// order, and calls visit with each. Memory does not grow with the inventory.
+// Assess decides every statement of the signers that the policy replaces, and
+// about every artifact it marks rogue, in plan order, and calls visit with each. Memory does not grow with the inventory.
 func Assess(ctx context.Context, s *store.Store, p trust.Policy, visit func(Item) error) (Totals, error) {
 	t := Totals{Verdicts: map[trust.Verdict]int64{}, Decisions: map[trust.Decision]int64{}}
 	sel := selection(p)

@@ -294,7 +294,7 @@ func (a *App) Resign(ctx context.Context, o ResignOptions) (Resigned, error) {
 		}
 		defer release()
 	}
-	e := resign.Engine{Registry: a.registry(o.Apply), Store: a.store, Signer: o.Signer, Plan: p.Digest(), Apply: o.Apply,
+	e := resign.Engine{Registry: a.registry(o.Apply), Store: a.store, Signer: o.Signer, Root: a.root, Plan: p.Digest(), Apply: o.Apply,
 		By: a.by("re-sign for %s", p.Plan().Incident), Parallel: o.Parallel, Progress: o.Progress, Failed: o.Failed}
 	if o.TimestampURL != "" {
 		e.Timestamp = sign.NewTimestampAuthority(&sign.TimestampAuthorityOptions{URL: o.TimestampURL, Timeout: 30 * time.Second, Retries: 3})

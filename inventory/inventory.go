@@ -21,10 +21,20 @@ type Format string
 
 // The storage formats.
 const (
-	Legacy    Format = "legacy"     // cosign ".sig" tag, simple signing payload
-	LegacyAtt Format = "legacy-att" // cosign ".att" tag, DSSE envelope
-	Bundle    Format = "bundle"     // Sigstore bundle as an OCI referrer
+	Legacy      Format = "legacy"       // cosign ".sig" tag, simple signing payload
+	LegacyAtt   Format = "legacy-att"   // cosign ".att" tag, DSSE envelope
+	Bundle      Format = "bundle"       // Sigstore bundle as an OCI referrer
+	Referrer    Format = "referrer"     // cosign's experimental OCI 1.1 referrer with the layers of a ".sig"
+	ReferrerAtt Format = "referrer-att" // the same with the layers of an ".att"
+	Detached    Format = "detached"     // Sigstore bundle in a file
 )
+
+// Formats lists every storage format.
+func Formats() []Format { return []Format{Legacy, LegacyAtt, Bundle, Referrer, ReferrerAtt, Detached} }
+
+// Files is the repository of artifacts that are files: their signatures are
+// detached bundles and no registry has them.
+const Files = "file"
 
 // SignPredicate is the statement type of an image signature. cosign v3 writes
 // it into bundles; a legacy ".sig" layer says the same thing, so both are one
@@ -99,10 +109,12 @@ type Signature struct {
 	PredicateType string // SignPredicate for image signatures
 	PayloadDigest string // "sha256:<hex>" of the signed payload
 	Names         string // repository the signed payload itself names, or empty
+	Location      string // repository that holds it, where that is not the artifact's (COSIGN_REPOSITORY)
 	Signer        signer.Identity
-	Requires      []Authority // authorities without which it does not verify at all (the CA of a keyless signer)
-	Verified      bool        // cryptographically, over this artifact's digest
-	Why           string      // why it did not verify
+	Certificate   *signer.Certificate // of a keyless signer
+	Requires      []Authority         // authorities without which it does not verify at all (the CA of a keyless signer)
+	Verified      bool                // cryptographically, over this artifact's digest
+	Why           string              // why it did not verify
 	Bounds        []Bound
 	FirstSeen     time.Time
 	Gone          bool // no longer found at its place

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Kind says how a signer is identified.
@@ -56,6 +57,24 @@ func (i Identity) String() string {
 		return fmt.Sprintf("%s (issuer %s)", i.Subject, i.Issuer)
 	}
 	return i.ID()
+}
+
+// Certificate is what the certificate of a keyless signer says beyond who
+// signed: which run of which workflow it was issued to, and by whom (Fulcio's
+// OID information, 1.3.6.1.4.1.57264.1). None of it is believed by itself: it
+// is as good as the signature that the certificate verifies.
+type Certificate struct {
+	Serial     string    `json:"serial"`       // hex
+	CA         string    `json:"ca,omitempty"` // SHA-256 of the issuing certificate, hex; empty when the trusted root does not have it
+	NotBefore  time.Time `json:"not_before"`
+	NotAfter   time.Time `json:"not_after"`
+	Workflow   string    `json:"workflow,omitempty"`   // Build Signer URI, or the build config that a reusable workflow replaces
+	Ref        string    `json:"ref,omitempty"`        // Source Repository Ref
+	SHA        string    `json:"sha,omitempty"`        // Source Repository Digest
+	Repository string    `json:"repository,omitempty"` // Source Repository URI
+	Trigger    string    `json:"trigger,omitempty"`    // Build Trigger
+	Run        string    `json:"run,omitempty"`        // Run Invocation URI
+	Runner     string    `json:"runner,omitempty"`     // Runner Environment
 }
 
 // OfKey returns the identity of a public key: the hex SHA-256 of its PKIX DER.

@@ -117,7 +117,8 @@ type Signature struct {
 	Why           string              // why it did not verify
 	Bounds        []Bound
 	FirstSeen     time.Time
-	Gone          bool // no longer found at its place
+	Gone          bool   // no longer found at its place
+	Value         []byte // the signature itself, where it was just read; the inventory keeps it in its stored content
 }
 
 // SignatureID names a signature: the same bytes by the same signer on the same

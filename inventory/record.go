@@ -21,8 +21,9 @@ type Record struct {
 	Signer    string     `json:"signer,omitempty"`    // ID of the signer, where the record or who imported it names one
 	Key       string     `json:"key,omitempty"`       // the key as its service names it: an ARN or a resource name
 	Digest    string     `json:"digest,omitempty"`    // "sha256:<hex>" of the artifact, where the record tells
+	Message   string     `json:"message,omitempty"`   // "sha256:<hex>" of the bytes that were signed, where a key service tells: of a ".sig", its Signature.PayloadDigest
 	Run       string     `json:"run,omitempty"`       // URL of the CI run
-	Principal string     `json:"principal,omitempty"` // who asked the key service
+	Principal string     `json:"principal,omitempty"` // who asked the key service, or on whose behalf the CI ran
 	Time      time.Time  `json:"time"`
 	Failed    bool       `json:"failed,omitempty"` // asked for and refused: nothing was signed
 }

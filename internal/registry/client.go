@@ -134,6 +134,10 @@ func defaultTransport(perHost int) http.RoundTripper {
 // repetitions included.
 func (c *Client) Requests() int64 { return c.wire.sent.Load() }
 
+// Retries returns how many of them were sent again, because the registry was
+// overloaded or the connection broke.
+func (c *Client) Retries() int64 { return c.wire.retried.Load() }
+
 // place is a repository, or with an empty path a registry.
 type place struct {
 	name     string // as the caller gave it, for messages and results
@@ -263,6 +267,7 @@ type request struct {
 	url         *url.URL // instead of path, where the registry named the URL
 	query       url.Values
 	accept      string
+	ifNoneMatch string
 	contentType string
 	body        []byte
 
@@ -336,6 +341,9 @@ func (q request) build(ctx context.Context) (*http.Request, error) {
 	}
 	if q.accept != "" {
 		req.Header.Set("Accept", q.accept)
+	}
+	if q.ifNoneMatch != "" {
+		req.Header.Set("If-None-Match", q.ifNoneMatch)
 	}
 	if q.contentType != "" {
 		req.Header.Set("Content-Type", q.contentType)

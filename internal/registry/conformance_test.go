@@ -63,6 +63,26 @@ func conformance(t *testing.T, host string, is traits) {
 		}
 	})
 
+	t.Run("head", func(t *testing.T) {
+		c, rec, _ := newTestClient(t, Options{})
+		img := image(t, c, repo, "head")
+		rec.take()
+		digest, other := img.Digest.String(), digestOf([]byte("other"))
+		for _, known := range []string{"", other, digest} {
+			for _, reference := range []string{"head", digest} {
+				if got := must[string](t)(c.Head(t.Context(), repo, reference, known)); got != digest {
+					t.Errorf("%s, known as %q: got %s, want %s", reference, known, got, digest)
+				}
+				if got, want := rec.take(), []string{"HEAD /v2/acme/app/manifests/" + reference}; !slices.Equal(got, want) {
+					t.Errorf("%s, known as %q: %q, want %q", reference, known, got, want)
+				}
+			}
+		}
+		if _, err := c.Head(t.Context(), repo, "none", digest); !errors.Is(err, ErrNotFound) {
+			t.Errorf("a tag that is not there: %v", err)
+		}
+	})
+
 	t.Run("not found", func(t *testing.T) {
 		c, _, _ := newTestClient(t, Options{})
 		none := digestOf([]byte("none"))
@@ -134,6 +154,14 @@ func conformance(t *testing.T, host string, is traits) {
 		second := rec.take()
 		if is.api && (len(first) != 1 || len(second) != 1) || !is.api && (len(first) != 2 || len(second) != 1) {
 			t.Errorf("Referrers: %q then %q", first, second)
+		}
+		alone, err := c.ReferrersAPI(t.Context(), repo, img.Digest.String())
+		asked := rec.take()
+		switch {
+		case is.api && (err != nil || len(alone) != 1 || len(asked) != 1):
+			t.Errorf("ReferrersAPI: %v, %v, %q", alone, err, asked)
+		case !is.api && (!errors.Is(err, ErrUnsupported) || len(asked) != 0):
+			t.Errorf("ReferrersAPI without one: %v, %v, %q", alone, err, asked)
 		}
 		t.Logf("requests: blob %d, attach 3, referrers %d then %d", len(blobRequests), len(first), len(second))
 	})

@@ -28,6 +28,8 @@ var (
 	ErrDigest = errors.New("content does not match its digest")
 	// ErrTooLarge means that content is larger than the bound.
 	ErrTooLarge = errors.New("too large")
+	// ErrUnsupported means that the registry does not offer this.
+	ErrUnsupported = errors.New("not supported")
 	// ErrMalformed means that something is not in the form it must have.
 	ErrMalformed = errors.New("malformed")
 )

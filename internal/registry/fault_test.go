@@ -40,6 +40,10 @@ func TestTooManyRequests(t *testing.T) {
 		t.Errorf("slept %v", got)
 	}
 
+	if n := c.Retries(); n != 3 {
+		t.Errorf("%d retries, want 3", n)
+	}
+
 	rec.inject("GET /v2/acme", 99, reply(429, "application/json", `{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}`))
 	rec.take()
 	_, err := c.Manifest(t.Context(), repo, "v1")
@@ -278,6 +282,74 @@ func TestLies(t *testing.T) {
 	})
 }
 
+// TestHead has registries that answer HEAD in their own ways.
+func TestHead(t *testing.T) {
+	good := `{"schemaVersion":2,"mediaType":"` + ociManifest + `"}`
+	digest, known := digestOf([]byte(good)), digestOf([]byte("known"))
+	for name, f := range map[string]struct {
+		head, get func(*http.Request, http.RoundTripper) (*http.Response, error)
+		known     string
+		want      string
+		kind      error
+		gets      int
+	}{
+		"announced":            {head: reply(200, ociManifest, "", "Docker-Content-Digest", digest), want: digest},
+		"unchanged":            {head: reply(304, "", ""), known: known, want: known},
+		"changed":              {head: reply(200, ociManifest, "", "Docker-Content-Digest", digest), known: known, want: digest},
+		"304 nobody asked for": {head: reply(304, "", ""), kind: &Error{}},
+		"no digest":            {head: reply(200, ociManifest, ""), get: reply(200, ociManifest, good), want: digest, gets: 1},
+		"odd digest":           {head: reply(200, ociManifest, "", "Docker-Content-Digest", "sha256:xyz"), get: reply(200, ociManifest, good), known: known, want: digest, gets: 1},
+		"another algorithm":    {head: reply(200, ociManifest, "", "Docker-Content-Digest", "sha512:"+strings.Repeat("0", 128)), get: reply(200, ociManifest, good), want: digest, gets: 1},
+		"no HEAD":              {head: reply(405, "text/plain", ""), get: reply(200, ociManifest, good), want: digest, gets: 1},
+		"no HEAD, and lies":    {head: reply(405, "text/plain", ""), get: reply(200, ociManifest, good, "Docker-Content-Digest", known), kind: ErrDigest, gets: 1},
+		"gone":                 {head: reply(404, "application/json", ""), known: known, kind: ErrNotFound},
+		"page":                 {head: reply(404, "text/html", ""), known: known, kind: &Error{}},
+		"denied":               {head: reply(403, "application/json", ""), known: known, kind: ErrDenied},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, rec, _, repo, _ := faulty(t)
+			asked := ""
+			rec.inject("HEAD /v2/acme", 1, func(req *http.Request, base http.RoundTripper) (*http.Response, error) {
+				asked = req.Header.Get("If-None-Match")
+				return f.head(req, base)
+			})
+			if f.get != nil {
+				rec.inject("GET /v2/acme", 1, f.get)
+			}
+			got, err := c.Head(t.Context(), repo, "v1", f.known)
+			var e *Error
+			switch {
+			case got != f.want:
+				t.Errorf("got %q, want %q", got, f.want)
+			case f.kind == nil && err != nil, f.kind != nil && !errors.As(err, &e):
+				t.Errorf("error: %v", err)
+			case f.kind != nil && !errors.As(f.kind, &e) && !errors.Is(err, f.kind):
+				t.Errorf("error: %v, want %v", err, f.kind)
+			}
+			if errors.As(f.kind, &e) && errors.Is(err, ErrNotFound) {
+				t.Errorf("not found, says %v", err)
+			}
+			if want := ""; f.known != "" {
+				if want = `"` + f.known + `"`; asked != want {
+					t.Errorf("If-None-Match %s, want %s", asked, want)
+				}
+			}
+			if lines := rec.take(); len(lines) != 1+f.gets {
+				t.Errorf("requests: %q", lines)
+			}
+		})
+	}
+	c, rec, _, repo, _ := faulty(t)
+	for reference, known := range map[string]string{"../x": "", "v1": "sha256:\"\r\nx: y"} {
+		if _, err := c.Head(t.Context(), repo, reference, known); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%q, known as %q: %v, want ErrMalformed", reference, known, err)
+		}
+	}
+	if lines := rec.take(); len(lines) != 0 {
+		t.Errorf("requests: %q", lines)
+	}
+}
+
 func TestReferrersAnswers(t *testing.T) {
 	const empty = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`
 	for name, f := range map[string]struct {
@@ -325,6 +397,10 @@ func TestReferrersAnswers(t *testing.T) {
 			if _, known := c.hasReferrers(at); known != f.known {
 				t.Errorf("known: %v", known)
 			}
+			_, err = c.ReferrersAPI(t.Context(), repo, img.Digest.String())
+			if errors.Is(err, ErrUnsupported) != (f.fallback && f.known) || errors.Is(err, ErrNotFound) != (f.fallback && !f.known) {
+				t.Errorf("ReferrersAPI: %v", err)
+			}
 		})
 	}
 }
@@ -346,6 +422,36 @@ func TestReferrersPages(t *testing.T) {
 	list, err := c.Referrers(t.Context(), repo, img.Digest.String())
 	if len(list) != 2 || !errors.Is(err, ErrMalformed) {
 		t.Errorf("%v, %v: want both good entries, and the odd ones reported", list, err)
+	}
+}
+
+// A page that breaks off is not the end of the list, nor a registry without the API.
+func TestReferrersPageLost(t *testing.T) {
+	c, rec, _, repo, img := faulty(t)
+	rec.inject("/referrers/sha256", 2, reply(200, ociIndex, `{"manifests":[]}`, "Link", `</v2/acme/app/referrers/more>; rel="next"`))
+	rec.inject("/referrers/more", 2, reply(404, "application/json", `{"errors":[{"code":"MANIFEST_UNKNOWN"}]}`))
+	for _, ask := range []func(context.Context, string, string) ([]v1.Descriptor, error){c.Referrers, c.ReferrersAPI} {
+		rec.take()
+		if list, err := ask(t.Context(), repo, img.Digest.String()); err == nil {
+			t.Errorf("got %v and no error", list)
+		}
+		if lines := rec.take(); len(lines) != 2 {
+			t.Errorf("requests: %q", lines)
+		}
+	}
+}
+
+func TestDescriptors(t *testing.T) {
+	d := digestOf([]byte("x"))
+	m := Manifest{Digest: d, Raw: []byte(`{"manifests":[{"digest":"` + d + `"},{"digest":5},null,{"digest":"` + d + `","size":3}]}`)}
+	list, err := Descriptors("r.example/a", m)
+	if len(list) != 2 || list[1].Size != 3 || !errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), "2 of the entries") {
+		t.Errorf("%v, %v", list, err)
+	}
+	for _, raw := range []string{"", "{", "[]", `{"manifests":{}}`, `{"layers":[]}`} {
+		if list, err := Descriptors("r.example/a", Manifest{Digest: d, Raw: []byte(raw)}); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%q: %v, %v", raw, list, err)
+		}
 	}
 }
 
@@ -431,6 +537,20 @@ func TestListings(t *testing.T) {
 		rec.inject("tags/list", 99, reply(200, "application/json", page))
 		if got, err := collect(c.Tags(t.Context(), repo)); err != nil || len(got) != 1000 {
 			t.Errorf("%d tags, %v", len(got), err)
+		}
+	})
+	t.Run("pages by token, the last one full", func(t *testing.T) { // and in an order of its own
+		c, rec, _, repo, _ := faulty(t)
+		for i, link := range []string{`</v2/acme/app/tags/list?token=x>; rel="next"`, ""} {
+			page := slices.Clone(names[i*1000 : (i+1)*1000])
+			slices.Reverse(page)
+			rec.inject("tags/list", 1, reply(200, "application/json", string(mustJSON(t, map[string]any{"tags": page})), "Link", link))
+		}
+		if got, err := collect(c.Tags(t.Context(), repo)); err != nil || len(got) != 2000 {
+			t.Errorf("%d tags, %v", len(got), err)
+		}
+		if lines := rec.take(); len(lines) != 2 {
+			t.Errorf("requests: %q", lines)
 		}
 	})
 	t.Run("stops", func(t *testing.T) {

@@ -16,6 +16,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/reseal/reseal/inventory"
 )
 
 const (
@@ -68,6 +70,48 @@ func (c *Client) Manifest(ctx context.Context, repo, reference string) (Manifest
 		return Manifest{}, err
 	}
 	return Manifest{Digest: digest, MediaType: mediaType, Raw: a.body, Size: int64(len(a.body))}, nil
+}
+
+// Head asks what digest a tag has, without its content. When it still is the
+// known one, which may be empty, most registries answer after looking at the
+// tag alone, and Docker Hub does not count it as a pull. A registry that does
+// not tell a digest so is asked for the content.
+//
+// The digest is the registry's word: nothing was read that it could be held
+// against.
+func (c *Client) Head(ctx context.Context, repo, reference, known string) (digest string, err error) {
+	at, err := parseRepository(repo)
+	if err != nil {
+		return "", err
+	}
+	q := request{
+		op: "head manifest", ref: reference, at: at, access: pull,
+		method: http.MethodHead, path: at.repo.RepositoryStr() + "/manifests/" + reference,
+		accept: acceptManifest, want: []int{http.StatusOK},
+	}
+	if err := q.checkReference(); err != nil {
+		return "", err
+	}
+	if known != "" {
+		if err := inventory.CheckDigest(known); err != nil {
+			return "", q.bad(ErrMalformed, err.Error())
+		}
+		q.ifNoneMatch, q.want = `"`+known+`"`, []int{http.StatusOK, http.StatusNotModified}
+	}
+	a, err := c.do(ctx, q)
+	switch {
+	case a.status == http.StatusMethodNotAllowed || a.status == http.StatusNotImplemented:
+	case err != nil:
+		return "", err
+	case a.status == http.StatusNotModified:
+		return known, nil
+	default:
+		if said := a.header.Get("Docker-Content-Digest"); inventory.CheckDigest(said) == nil {
+			return said, nil
+		}
+	}
+	m, err := c.Manifest(ctx, repo, reference)
+	return m.Digest, err
 }
 
 // acceptManifest leaves out Docker's schema 1: its digest is not that of its bytes.
@@ -197,10 +241,11 @@ func (c *Client) list(ctx context.Context, q request, decode func([]byte) ([]str
 
 // pager follows Link headers and does not go in circles.
 type pager struct {
-	pages int // at most
-	size  int // of a page, as asked for; 0 when the registry chooses
-	seen  map[string]bool
-	last  string // asked for names after this one, without a Link
+	pages  int // at most
+	size   int // of a page, as asked for; 0 when the registry chooses
+	linked bool
+	seen   map[string]bool
+	last   string // asked for names after this one, without a Link
 }
 
 // next returns the request for the page after a.
@@ -210,10 +255,11 @@ func (p *pager) next(q request, a answer, names []string) (request, bool, error)
 	if err != nil {
 		return q, false, q.bad(ErrMalformed, err.Error())
 	}
+	p.linked = p.linked || u != nil
 	if u == nil {
-		// Some registries cut a listing at n names and send no Link. That would
-		// pass for the whole: after a full page ask for one more.
-		if p.size == 0 || len(names) < p.size {
+		// Some registries cut a listing at n names and never send a Link. That
+		// would pass for the whole: after a full page ask for one more.
+		if p.linked || p.size == 0 || len(names) < p.size {
 			return q, false, nil
 		}
 		p.last = names[len(names)-1]
@@ -285,9 +331,42 @@ func isNext(params string) bool {
 // config's media type there. Entries that make no descriptor do not hide the
 // others: those are returned, beside an error that is ErrMalformed.
 func (c *Client) Referrers(ctx context.Context, repo, digest string) ([]v1.Descriptor, error) {
-	at, err := parseRepository(repo)
+	q, err := referrersRequest(repo, digest)
 	if err != nil {
 		return nil, err
+	}
+	if list, supported, err := c.askReferrers(ctx, q); supported {
+		return list, err
+	}
+	x, err := c.fallback(ctx, repo, digest)
+	if err != nil {
+		return nil, err
+	}
+	return x.descriptors(q)
+}
+
+// ReferrersAPI is Referrers by the referrers API alone. It is ErrUnsupported
+// where there is none, which costs one request for each repository: which
+// fallback tags it has stands in its listing of tags. It is ErrNotFound where
+// the answer tells nothing of the API, because digest is not there.
+func (c *Client) ReferrersAPI(ctx context.Context, repo, digest string) ([]v1.Descriptor, error) {
+	q, err := referrersRequest(repo, digest)
+	if err != nil {
+		return nil, err
+	}
+	if list, supported, err := c.askReferrers(ctx, q); supported {
+		return list, err
+	}
+	if has, known := c.hasReferrers(q.at); has || !known {
+		return nil, q.bad(ErrNotFound, "the registry does not have what they would refer to")
+	}
+	return nil, q.bad(ErrUnsupported, "the registry has no referrers API")
+}
+
+func referrersRequest(repo, digest string) (request, error) {
+	at, err := parseRepository(repo)
+	if err != nil {
+		return request{}, err
 	}
 	q := request{
 		op: "list referrers", ref: digest, at: at, access: pull,
@@ -295,19 +374,17 @@ func (c *Client) Referrers(ctx context.Context, repo, digest string) ([]v1.Descr
 		accept: string(types.OCIImageIndex), want: []int{http.StatusOK}, limit: maxManifest,
 	}
 	if _, err := v1.NewHash(digest); err != nil {
-		return nil, q.bad(ErrMalformed, err.Error())
+		return q, q.bad(ErrMalformed, err.Error())
 	}
-	if has, known := c.hasReferrers(at); has || !known {
-		list, supported, err := c.referrersAPI(ctx, q)
-		if supported {
-			return list, err
-		}
+	return q, nil
+}
+
+// askReferrers asks the referrers API, unless it is known that there is none.
+func (c *Client) askReferrers(ctx context.Context, q request) (list []v1.Descriptor, supported bool, err error) {
+	if has, known := c.hasReferrers(q.at); known && !has {
+		return nil, false, nil
 	}
-	x, err := c.fallback(ctx, repo, digest)
-	if err != nil {
-		return nil, err
-	}
-	return x.descriptors(q)
+	return c.referrersAPI(ctx, q)
 }
 
 func (c *core) hasReferrers(at place) (has, known bool) {
@@ -323,14 +400,23 @@ func (c *core) learnReferrers(at place, has bool) {
 	c.referrers[at.key()] = has
 }
 
+// errUnlearned is a registry that says that it has no referrers API, and has.
+var errUnlearned = errors.New("the registry says that it has no referrers API")
+
 func (c *Client) referrersAPI(ctx context.Context, q request) (list []v1.Descriptor, supported bool, err error) {
 	a, err := c.do(ctx, q)
 	if err != nil && lacksReferrers(a) {
 		// An existing API answers 404 to nothing, but some say so of a repository
 		// or manifest that is not there: that teaches nothing about the API.
-		if !a.hasCode(transport.NameUnknownErrorCode, transport.ManifestUnknownErrorCode) {
-			c.learnReferrers(q.at, false)
+		if a.hasCode(transport.NameUnknownErrorCode, transport.ManifestUnknownErrorCode) {
+			return nil, false, nil
 		}
+		if has, _ := c.hasReferrers(q.at); has {
+			// It listed some before: a proxy's answer must not make everything that
+			// it lists look gone.
+			return nil, true, q.bad(errUnlearned, "it had one before")
+		}
+		c.learnReferrers(q.at, false)
 		return nil, false, nil
 	}
 	walk, size, odd := pager{pages: maxReferrersPages}, 0, error(nil)
@@ -396,6 +482,18 @@ func (c *Client) fallback(ctx context.Context, repo, digest string) (*index, err
 		return nil, q.bad(ErrMalformed, "it is no image index but "+m.MediaType)
 	}
 	return q.parseIndex(m.Raw)
+}
+
+// Descriptors returns what an image index or manifest list lists, in its order.
+// Entries that make no descriptor do not hide the others: those are returned,
+// beside an error that is ErrMalformed.
+func Descriptors(repo string, m Manifest) ([]v1.Descriptor, error) {
+	q := request{op: "read the index", at: place{name: repo}, ref: m.Digest}
+	x, err := q.parseIndex(m.Raw)
+	if err != nil {
+		return nil, err
+	}
+	return x.descriptors(q)
 }
 
 // index is an image index whose every field and entry is kept as it is.

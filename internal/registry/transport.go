@@ -54,6 +54,7 @@ type wire struct {
 	base    http.RoundTripper
 	perHost int
 	sent    atomic.Int64
+	retried atomic.Int64
 	sleep   func(context.Context, time.Duration) error
 	now     func() time.Time
 
@@ -122,6 +123,7 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 		if resp != nil && resp.StatusCode == http.StatusTooManyRequests {
 			h.silence(w.now().Add(d))
 		}
+		w.retried.Add(1) // now, so that who watches sees that it waits
 		if w.sleep(ctx, d) != nil {
 			return resp, err
 		}

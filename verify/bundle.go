@@ -1,17 +1,18 @@
 package verify
 
 import (
-	"crypto/sha256"
+	"bytes"
+	"crypto"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/hex"
-	"errors"
+	"encoding/json"
 	"fmt"
 
-	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
+	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/reseal/reseal/inventory"
 )
@@ -24,39 +25,101 @@ const (
 	bundleV03    = "application/vnd.dev.sigstore.bundle.v0.3+json"
 )
 
-// Bundle verifies a Sigstore bundle, v0.1 to v0.3. It is read as protobuf
+// bundle verifies a Sigstore bundle, v0.1 to v0.3. It is read as protobuf
 // JSON and not by sigstore-go's own reader, which gives up on a whole bundle
 // for one log entry of a kind it does not know.
-func (v *Verifier) Bundle(sub Subject, raw []byte) inventory.Signature {
-	out := start(sub, inventory.Bundle, raw)
+func (v *Verifier) bundle(sub Subject, f inventory.Format, raw []byte) inventory.Signature {
+	out := start(sub, f, raw)
 	return safely(&out, func() []byte {
-		c := &claim{}
-		b, err := parseBundle(raw)
-		if err != nil {
+		c := newClaim(sub)
+		if l := parseLocal(f, raw); l != nil {
+			c.readLocal(l, &out)
+		} else if b, lost, err := parseBundle(raw); err != nil {
 			c.problem("%s", err)
-			v.judge(c, &out)
-			return nil
+		} else {
+			c.readContent(b, &out)
+			c.readMaterial(b)
+			c.readLost(lost)
 		}
-		c.readContent(b, sub, &out)
-		c.readMaterial(b)
 		v.judge(c, &out)
 		return c.signature
 	})
 }
 
-func parseBundle(raw []byte) (*protobundle.Bundle, error) {
+// parseBundle reads a bundle. Proofs that are no protobuf JSON are left out of it
+// and told, so that one of them hides neither who signed nor the other proofs.
+func parseBundle(raw []byte) (*protobundle.Bundle, unreadable, error) {
 	if len(raw) > maxContent {
-		return nil, fmt.Errorf("the bundle is larger than %d bytes", maxContent)
+		return nil, unreadable{}, fmt.Errorf("the bundle is larger than %d bytes", maxContent)
 	}
 	var b protobundle.Bundle
-	err := guard(func() error { return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(raw, &b) })
-	if err != nil {
-		return nil, fmt.Errorf("it is not a Sigstore bundle: %s", brief(err.Error()))
+	err := unmarshal(raw, &b)
+	if err == nil {
+		return &b, unreadable{}, nil
 	}
-	return &b, nil
+	if b, lost, ok := salvage(raw); ok {
+		lost.whole = err
+		return b, lost, nil
+	}
+	return nil, unreadable{}, fmt.Errorf("it is not a Sigstore bundle: %s", brief(err.Error()))
 }
 
-func (c *claim) readContent(b *protobundle.Bundle, sub Subject, out *inventory.Signature) {
+func unmarshal(raw []byte, into proto.Message) error {
+	return guard(func() error { return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(raw, into) })
+}
+
+// unreadable is what of a bundle is no protobuf JSON, with why.
+type unreadable struct {
+	whole           error // nil: all of it can be read
+	entries, tokens []error
+}
+
+// salvage reads a bundle without its proofs, and then each proof by itself.
+func salvage(raw []byte) (*protobundle.Bundle, unreadable, bool) {
+	var lost unreadable
+	var top, material, stamps map[string]json.RawMessage
+	var entries, tokens []json.RawMessage
+	if json.Unmarshal(raw, &top) != nil || json.Unmarshal(top["verificationMaterial"], &material) != nil {
+		return nil, lost, false
+	}
+	// What is missing or malformed here leaves nothing to read.
+	_ = json.Unmarshal(material["tlogEntries"], &entries)
+	_ = json.Unmarshal(material["timestampVerificationData"], &stamps)
+	_ = json.Unmarshal(stamps["rfc3161Timestamps"], &tokens)
+	delete(material, "tlogEntries")
+	delete(material, "timestampVerificationData")
+	rest, err := json.Marshal(material)
+	if err != nil {
+		return nil, lost, false
+	}
+	top["verificationMaterial"] = rest
+	whole, err := json.Marshal(top)
+	var b protobundle.Bundle
+	if err != nil || unmarshal(whole, &b) != nil || b.GetVerificationMaterial() == nil {
+		return nil, lost, false
+	}
+	b.VerificationMaterial.TimestampVerificationData = &protobundle.TimestampVerificationData{}
+	for _, raw := range entries[:min(len(entries), maxEntries+1)] {
+		var e protorekor.TransparencyLogEntry
+		if err := unmarshal(raw, &e); err != nil {
+			lost.entries = append(lost.entries, fmt.Errorf("the log entry cannot be read: %s", brief(err.Error())))
+			continue
+		}
+		b.VerificationMaterial.TlogEntries = append(b.VerificationMaterial.TlogEntries, &e)
+	}
+	for _, raw := range tokens[:min(len(tokens), maxTokens+1)] {
+		var t protocommon.RFC3161SignedTimestamp
+		if err := unmarshal(raw, &t); err != nil {
+			lost.tokens = append(lost.tokens, fmt.Errorf("the timestamp cannot be read: %s", brief(err.Error())))
+			continue
+		}
+		d := b.VerificationMaterial.TimestampVerificationData
+		d.Rfc3161Timestamps = append(d.Rfc3161Timestamps, &t)
+	}
+	return &b, lost, true
+}
+
+func (c *claim) readContent(b *protobundle.Bundle, out *inventory.Signature) {
 	switch b.GetMediaType() {
 	case bundleV01, bundleV02, bundleV03Old, bundleV03:
 	default:
@@ -64,35 +127,62 @@ func (c *claim) readContent(b *protobundle.Bundle, sub Subject, out *inventory.S
 	}
 	switch {
 	case b.GetDsseEnvelope() != nil:
-		c.readEnvelope(envelopeOf(b), sub, out)
+		env := b.GetDsseEnvelope()
+		var sigs [][]byte
+		if len(env.GetSignatures()) == 1 {
+			sigs = [][]byte{env.GetSignatures()[0].GetSig()}
+		}
+		c.readEnvelope(env.GetPayloadType(), env.GetPayload(), sigs, len(env.GetSignatures()), out)
 	case b.GetMessageSignature() != nil:
-		// The artifact itself is the payload, so its digest is the payload's.
-		out.PredicateType = inventory.SignPredicate
-		m := b.GetMessageSignature()
-		c.signature = m.GetSignature()
-		digest, alg := m.GetMessageDigest().GetDigest(), m.GetMessageDigest().GetAlgorithm()
-		if alg != protocommon.HashAlgorithm_SHA2_256 || len(digest) != sha256.Size {
-			c.problem("it signs an artifact by a digest of %d bytes (%s): only SHA2_256 can be held against %s",
-				len(digest), alg, brief(sub.Digest))
-			return
-		}
-		c.digest = digest
-		out.PayloadDigest = "sha256:" + hex.EncodeToString(digest)
-		if out.PayloadDigest != sub.Digest {
-			c.problem("it signs %s, not %s it is attached to", out.PayloadDigest, brief(sub.Digest))
-		}
+		c.readMessageSignature(b.GetMessageSignature(), out)
 	default:
 		c.problem("the bundle holds neither an envelope nor a message signature")
 	}
 }
 
-func envelopeOf(b *protobundle.Bundle) *dsse.Envelope {
-	e := b.GetDsseEnvelope()
-	env := &dsse.Envelope{PayloadType: e.GetPayloadType(), Payload: base64.StdEncoding.EncodeToString(e.GetPayload())}
-	for _, s := range e.GetSignatures() {
-		env.Signatures = append(env.Signatures, dsse.Signature{Sig: base64.StdEncoding.EncodeToString(s.GetSig())})
+// messageHashes are the hashes a message signature may know its artifact by.
+var messageHashes = map[protocommon.HashAlgorithm]crypto.Hash{
+	protocommon.HashAlgorithm_SHA2_256: crypto.SHA256,
+	protocommon.HashAlgorithm_SHA2_384: crypto.SHA384,
+	protocommon.HashAlgorithm_SHA2_512: crypto.SHA512,
+}
+
+// readMessageSignature takes down a signature over the artifact itself: the
+// artifact is the payload, so its digest is the payload's. The digest in the
+// bundle is a mere claim until the signature verifies over it.
+func (c *claim) readMessageSignature(m *protocommon.MessageSignature, out *inventory.Signature) {
+	out.PredicateType = inventory.SignPredicate
+	if len(m.GetSignature()) > maxEvidence {
+		c.problem("the signature in the bundle is larger than %d bytes", maxEvidence)
+		return
 	}
-	return env
+	c.signature = m.GetSignature()
+	digest, alg := m.GetMessageDigest().GetDigest(), m.GetMessageDigest().GetAlgorithm()
+	h, ok := messageHashes[alg]
+	if !ok || len(digest) != h.Size() {
+		c.problem("it signs an artifact by a digest of %d bytes (%s): only SHA2_256, SHA2_384 and SHA2_512 can be verified", len(digest), alg)
+		return
+	}
+	c.hash = h
+	c.digests[h] = digest
+	switch {
+	case h == crypto.SHA256:
+		out.PayloadDigest = "sha256:" + hex.EncodeToString(digest)
+		if out.PayloadDigest != c.sub.Digest {
+			c.problem("it signs %s, not %s it is attached to", out.PayloadDigest, brief(c.sub.Digest))
+			return
+		}
+	case c.sub.Content == nil:
+		out.PayloadDigest = c.sub.Digest
+		c.problem("it signs an artifact by its %s digest: whether that is %s cannot be said without the artifact itself", alg, brief(c.sub.Digest))
+		return
+	case !bytes.Equal(digest, sum(h, c.sub.Content)):
+		c.problem("it signs %s:%s, not %s it is attached to", hashNames[h], hex.EncodeToString(digest), brief(c.sub.Digest))
+		return
+	default:
+		out.PayloadDigest = c.sub.Digest
+	}
+	c.message = c.sub.Content // nil unless it is at hand
 }
 
 func (c *claim) readMaterial(b *protobundle.Bundle) {
@@ -110,12 +200,21 @@ func (c *claim) readMaterial(b *protobundle.Bundle) {
 			c.problem("a v0.3 bundle holds one certificate, not a chain")
 		}
 		c.readLeaf(certs[0].GetRawBytes())
+		if len(certs) > maxChain {
+			c.problem("the bundle's certificate chain has %d certificates: at most %d are read", len(certs), maxChain)
+			certs = certs[:maxChain]
+		}
+		var others []*x509.Certificate
 		for _, other := range certs[1:] {
-			// The root of trust is the verifier's to choose (sigstore_common.proto).
-			if cert, err := x509.ParseCertificate(other.GetRawBytes()); err == nil && cert.CheckSignatureFrom(cert) == nil {
-				c.problem("the bundle brings its own root certificate")
-				break
+			if len(other.GetRawBytes()) > maxEvidence {
+				continue
 			}
+			if cert, err := x509.ParseCertificate(other.GetRawBytes()); err == nil {
+				others = append(others, cert)
+			}
+		}
+		if c.readChain(others) { // sigstore_common.proto forbids it
+			c.problem("the bundle brings its own root certificate")
 		}
 	case m.GetCertificate() != nil:
 		c.readLeaf(m.GetCertificate().GetRawBytes())
@@ -134,6 +233,20 @@ func (c *claim) readMaterial(b *protobundle.Bundle) {
 	}
 }
 
+// readLost takes down the proofs that were left out. The signature is none to
+// clients: they give up on the whole bundle.
+func (c *claim) readLost(lost unreadable) {
+	if lost.whole != nil {
+		c.problem("proofs in it cannot be read, and clients give up on the whole bundle: %s", brief(lost.whole.Error()))
+	}
+	for _, err := range lost.entries {
+		c.entries = append(c.entries, entry{promised: true, err: err})
+	}
+	for _, err := range lost.tokens {
+		c.tokens = append(c.tokens, token{err: err})
+	}
+}
+
 func (c *claim) readLeaf(der []byte) {
 	if len(der) > maxEvidence {
 		c.problem("its certificate is larger than %d bytes", maxEvidence)
@@ -145,37 +258,4 @@ func (c *claim) readLeaf(der []byte) {
 		return
 	}
 	c.leaf = leaf
-}
-
-// Payload returns the signed payload within stored content: a simple signing
-// payload itself, or the payload of the DSSE envelope in an attestation or
-// bundle. It says nothing about whether the signature verifies.
-func Payload(f inventory.Format, content []byte) ([]byte, error) {
-	if len(content) > maxContent {
-		return nil, fmt.Errorf("the content is larger than %d bytes", maxContent)
-	}
-	switch f {
-	case inventory.Legacy:
-		return content, nil
-	case inventory.LegacyAtt:
-		env, err := parseEnvelope(content)
-		if err != nil {
-			return nil, err
-		}
-		body, err := env.DecodeB64Payload()
-		if err != nil {
-			return nil, errors.New("the payload of the envelope is not base64")
-		}
-		return body, nil
-	case inventory.Bundle:
-		b, err := parseBundle(content)
-		if err != nil {
-			return nil, err
-		}
-		if b.GetDsseEnvelope() == nil {
-			return nil, errors.New("the bundle holds no envelope: a message signature signs the artifact itself")
-		}
-		return b.GetDsseEnvelope().GetPayload(), nil
-	}
-	return nil, fmt.Errorf("signature format %q is not known", f)
 }

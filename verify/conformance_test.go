@@ -3,7 +3,9 @@ package verify
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sigstore/sigstore-go/pkg/root"
@@ -12,9 +14,11 @@ import (
 	"github.com/reseal/reseal/signer"
 )
 
-// TestConformance runs the bundle cases of sigstore/sigstore-conformance: a
-// folder whose name ends in _fail must be refused, any other accepted.
+// TestConformance takes every bundle case of sigstore/sigstore-conformance the
+// way an import does: a folder whose name ends in _fail must be refused, any
+// other accepted. There are no exceptions.
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	data := os.Getenv("RESEAL_TESTDATA")
 	if data == "" {
 		data = filepath.Join("..", "..", "shared", "data")
@@ -34,7 +38,8 @@ func TestConformance(t *testing.T) {
 		}
 		return b
 	}
-	agree, total := 0, 0
+	var agree atomic.Int64
+	total := 0
 	for _, c := range cases {
 		if !c.IsDir() {
 			continue
@@ -61,8 +66,12 @@ func TestConformance(t *testing.T) {
 				}
 				trust.Keys, want = append(trust.Keys, pub), id
 			}
-			sub := Subject{Repository: "files", Digest: inventory.Digest(read(t, at("artifact"), filepath.Join(dir, "a.txt")))}
-			s := must(New(trust))(t).Bundle(sub, read(t, at("bundle.sigstore.json"), ""))
+			sub := Subject{Repository: inventory.Files, Digest: inventory.Digest(read(t, at("artifact"), filepath.Join(dir, "a.txt")))}
+			content := read(t, at("bundle.sigstore.json"), "")
+			s := must(New(trust))(t).Stored(sub, inventory.Detached, nil, content)
+			if s.Format != inventory.Detached {
+				t.Errorf("format %q", s.Format)
+			}
 			accepted := s.Verified && s.Signer == want
 			t.Logf("accepted %v, signer %s: %s", accepted, s.Signer, s.Why)
 			for _, b := range s.Bounds {
@@ -72,8 +81,15 @@ func TestConformance(t *testing.T) {
 				t.Errorf("accepted %v", accepted)
 				return
 			}
-			agree++
+			if about, err := Subjects(content); accepted && (err != nil || !slices.Contains(about, sub.Digest)) {
+				t.Errorf("it is about %v, %v: not among them %s, for which it was accepted", about, err, sub.Digest)
+				return
+			}
+			agree.Add(1)
 		})
 	}
-	t.Logf("%d of %d cases agree", agree, total)
+	if agree.Load() != int64(total) || total == 0 {
+		t.Errorf("%d of %d cases agree", agree.Load(), total)
+	}
+	t.Logf("conformance: %d of %d", agree.Load(), total)
 }

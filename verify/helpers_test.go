@@ -13,11 +13,15 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"io"
+	"maps"
 	"math/big"
 	"net/url"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	ct "github.com/google/certificate-transparency-go"
 	cttls "github.com/google/certificate-transparency-go/tls"
@@ -33,6 +37,7 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/testing/ca"
 	"github.com/sigstore/sigstore-go/pkg/tlog"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
+	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/sigstore/sigstore/pkg/signature/payload"
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -69,9 +74,11 @@ func must[T any](v T, err error) func(testing.TB) T {
 // virtual Sigstore, and a CA whose certificates carry certificate timestamps.
 type world struct {
 	*ca.VirtualSigstore
-	ca    *x509.Certificate
-	caKey *ecdsa.PrivateKey
-	ctKey *ecdsa.PrivateKey
+	ca      *x509.Certificate // that issues certificates
+	caKey   *ecdsa.PrivateKey
+	ctKey   *ecdsa.PrivateKey
+	anchors []root.CertificateAuthority // nil: ca itself
+	logs    map[string]*root.TransparencyLog
 }
 
 func newWorld(t testing.TB) *world {
@@ -95,7 +102,32 @@ func newECDSA(t testing.TB) *ecdsa.PrivateKey {
 	return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 }
 
+// intermediate returns the world with a CA below its own, which is no anchor.
+func (w *world) intermediate(t testing.TB) *world {
+	t.Helper()
+	key := newECDSA(t)
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: "test intermediate of " + w.ca.Subject.CommonName},
+		NotBefore: time.Now().Add(-4 * time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}, BasicConstraintsValid: true, IsCA: true,
+	}
+	der := must(x509.CreateCertificate(rand.Reader, tmpl, w.ca, key.Public(), w.caKey))(t)
+	c := *w
+	c.anchors = w.FulcioCertificateAuthorities()
+	c.ca, c.caKey = must(x509.ParseCertificate(der))(t), key
+	return &c
+}
+
+func (w *world) RekorLogs() map[string]*root.TransparencyLog {
+	logs := w.VirtualSigstore.RekorLogs()
+	maps.Copy(logs, w.logs)
+	return logs
+}
+
 func (w *world) FulcioCertificateAuthorities() []root.CertificateAuthority {
+	if w.anchors != nil {
+		return w.anchors
+	}
 	return []root.CertificateAuthority{&root.FulcioCertificateAuthority{Root: w.ca}}
 }
 
@@ -109,7 +141,7 @@ func (w *world) CTLogs() map[string]*root.TransparencyLog {
 
 // issue returns a code signing certificate, with a certificate timestamp when
 // logged.
-func (w *world) issue(t testing.TB, pub crypto.PublicKey, logged bool) *x509.Certificate {
+func (w *world) issue(t testing.TB, pub crypto.PublicKey, logged bool, extra ...pkix.Extension) *x509.Certificate {
 	t.Helper()
 	issuer := must(asn1.MarshalWithParams(testOIDC, "utf8"))(t)
 	tmpl := &x509.Certificate{
@@ -117,7 +149,7 @@ func (w *world) issue(t testing.TB, pub crypto.PublicKey, logged bool) *x509.Cer
 		NotBefore:    time.Now().Add(-10 * time.Minute), NotAfter: time.Now().Add(10 * time.Minute),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
 		URIs:            []*url.URL{must(url.Parse(testSAN))(t)},
-		ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 8}, Value: issuer}},
+		ExtraExtensions: append([]pkix.Extension{{Id: fulcioOID(8), Value: issuer}}, extra...),
 	}
 	der := must(x509.CreateCertificate(rand.Reader, tmpl, w.ca, pub, w.caKey))(t)
 	cert := must(x509.ParseCertificate(der))(t)
@@ -142,6 +174,10 @@ func (w *world) issue(t testing.TB, pub crypto.PublicKey, logged bool) *x509.Cer
 	tmpl.ExtraExtensions = append(tmpl.ExtraExtensions,
 		pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2}, Value: value})
 	return must(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, tmpl, w.ca, pub, w.caKey))(t)))(t)
+}
+
+func fulcioOID(n int) asn1.ObjectIdentifier {
+	return asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, n}
 }
 
 // promise returns a log entry with a signed entry timestamp.
@@ -336,3 +372,52 @@ func wantRefused(t testing.TB, s inventory.Signature, why ...string) {
 
 func hexOf(b []byte) string                                  { return hex.EncodeToString(b) }
 func protojsonMarshal(b *protobundle.Bundle) ([]byte, error) { return protojson.Marshal(b) }
+
+// wholesome fails when a text in v could not be kept by a database.
+func wholesome(t testing.TB, v any) {
+	t.Helper()
+	var walk func(reflect.Value)
+	walk = func(v reflect.Value) {
+		switch v.Kind() {
+		case reflect.String:
+			if s := v.String(); !utf8.ValidString(s) || strings.ContainsRune(s, 0) {
+				t.Errorf("a text that cannot be kept: %q", s)
+			}
+		case reflect.Pointer:
+			if !v.IsNil() {
+				walk(v.Elem())
+			}
+		case reflect.Struct:
+			if v.Type() == reflect.TypeFor[time.Time]() {
+				return
+			}
+			for i := range v.NumField() {
+				walk(v.Field(i))
+			}
+		case reflect.Slice:
+			for i := range v.Len() {
+				walk(v.Index(i))
+			}
+		}
+	}
+	walk(reflect.ValueOf(v))
+}
+
+func decodeHex(s string) ([]byte, error) { return hex.DecodeString(s) }
+
+func paeOf(body []byte) []byte { return dsse.PAE(intotoPayload, body) }
+
+// signerOver signs as cosign does with a P-256 key.
+type signerOver struct {
+	testing.TB
+	key *ecdsa.PrivateKey
+}
+
+func (s signerOver) PublicKey(...signature.PublicKeyOption) (crypto.PublicKey, error) {
+	return s.key.Public(), nil
+}
+
+func (s signerOver) SignMessage(message io.Reader, _ ...signature.SignOption) ([]byte, error) {
+	body, err := io.ReadAll(message)
+	return signRaw(s.TB, s.key, body), err
+}

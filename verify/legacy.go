@@ -8,7 +8,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
@@ -29,18 +28,15 @@ const (
 	maxSubjectDigests = 32
 )
 
-// Legacy verifies one layer of a cosign ".sig" manifest: its annotations and
-// its blob, a simple signing payload (containers-signature(5)). The layer does
-// not hold the key it was signed with.
-func (v *Verifier) Legacy(sub Subject, annotations map[string]string, payload []byte) inventory.Signature {
-	out := start(sub, inventory.Legacy, payload)
+// simpleSigning verifies one layer of a cosign ".sig" manifest: its annotations
+// and its blob, a simple signing payload (containers-signature(5)). The layer
+// does not hold the key it was signed with.
+func (v *Verifier) simpleSigning(sub Subject, f inventory.Format, annotations map[string]string, payload []byte) inventory.Signature {
+	out := start(sub, f, payload)
 	out.PredicateType = inventory.SignPredicate
 	return safely(&out, func() []byte {
-		c := &claim{payload: payload}
-		if payload == nil {
-			c.payload = []byte{}
-		}
-		out.Names = c.readSimpleSigning(sub)
+		c := newClaim(sub)
+		out.Names = c.readSimpleSigning(payload)
 		encoded := annotations[static.SignatureAnnotationKey]
 		c.readSignature(encoded)
 		c.readAnnotations(annotations, c.signature)
@@ -52,17 +48,18 @@ func (v *Verifier) Legacy(sub Subject, annotations map[string]string, payload []
 	})
 }
 
-// LegacyAttestation verifies one layer of a cosign ".att" manifest: its
-// annotations and its blob, a DSSE envelope around an in-toto statement. Its
-// RFC 3161 token stamps the whole envelope as stored.
-func (v *Verifier) LegacyAttestation(sub Subject, annotations map[string]string, envelope []byte) inventory.Signature {
-	out := start(sub, inventory.LegacyAtt, envelope)
+// attestation verifies one layer of a cosign ".att" manifest: its annotations
+// and its blob, a DSSE envelope around an in-toto statement. Its RFC 3161 token
+// stamps the whole envelope as stored.
+func (v *Verifier) attestation(sub Subject, f inventory.Format, annotations map[string]string, envelope []byte) inventory.Signature {
+	out := start(sub, f, envelope)
 	return safely(&out, func() []byte {
-		c := &claim{stored: envelope}
+		c := newClaim(sub)
+		c.stored = envelope
 		if env, err := parseEnvelope(envelope); err != nil {
 			c.problem("%s", err)
 		} else {
-			c.readEnvelope(env, sub, &out)
+			c.readStoredEnvelope(env, &out)
 		}
 		c.readAnnotations(annotations, envelope)
 		v.judge(c, &out)
@@ -72,25 +69,24 @@ func (v *Verifier) LegacyAttestation(sub Subject, annotations map[string]string,
 
 // readSimpleSigning checks what a simple signing payload says and returns the
 // repository it names.
-func (c *claim) readSimpleSigning(sub Subject) (names string) {
-	var p payload.SimpleContainerImage
-	if err := inventory.CheckDigest(sub.Digest); err != nil {
-		c.problem("the artifact cannot be checked: %s", brief(err.Error()))
-	}
-	if len(c.payload) > maxContent {
-		c.payload = nil
+func (c *claim) readSimpleSigning(message []byte) (names string) {
+	if len(message) > maxContent {
 		c.problem("the payload is larger than %d bytes", maxContent)
 		return ""
 	}
-	if err := json.Unmarshal(c.payload, &p); err != nil {
+	if c.message = message; message == nil {
+		c.message = []byte{}
+	}
+	var p payload.SimpleContainerImage
+	if err := json.Unmarshal(message, &p); err != nil {
 		c.problem("the payload is not simple signing JSON: %s", brief(err.Error()))
 		return ""
 	}
 	if p.Critical.Type != payload.CosignSignatureType {
 		c.problem("the payload is of type %q, not %q", brief(p.Critical.Type), payload.CosignSignatureType)
 	}
-	if d := p.Critical.Image.DockerManifestDigest; d != sub.Digest {
-		c.problem("it signs %q, not %s it is attached to", brief(d), brief(sub.Digest))
+	if d := p.Critical.Image.DockerManifestDigest; d != c.sub.Digest {
+		c.problem("it signs %q, not %s it is attached to", brief(d), brief(c.sub.Digest))
 	}
 	return repositoryName(p.Critical.Identity.DockerReference)
 }
@@ -123,17 +119,13 @@ func (c *claim) readSignature(encoded string) {
 	c.signature = sig
 }
 
-// readAnnotations takes the certificate, log entry and token out of a layer's
+// readAnnotations takes the certificates, log entry and token out of a layer's
 // annotations (cosign's signature specification). As in cosign, an empty
 // annotation is an absent one.
 func (c *claim) readAnnotations(annotations map[string]string, stamped []byte) {
 	if s := annotations[static.CertificateAnnotationKey]; s != "" {
-		c.certified = true
-		leaf, err := parsePEM(s)
-		if err != nil {
-			c.problem("its certificate cannot be read: %s", brief(err.Error()))
-		}
-		c.leaf = leaf
+		c.readPEM(s)
+		c.readChain(parseChain([]byte(annotations[static.ChainAnnotationKey])))
 	}
 	if s := annotations[static.BundleAnnotationKey]; s != "" {
 		c.entries = append(c.entries, parseRekorBundle(s))
@@ -141,6 +133,16 @@ func (c *claim) readAnnotations(annotations map[string]string, stamped []byte) {
 	if s := annotations[static.RFC3161TimestampAnnotationKey]; s != "" {
 		c.tokens = append(c.tokens, parseToken(s, stamped))
 	}
+}
+
+// readPEM takes the signer's certificate.
+func (c *claim) readPEM(s string) {
+	c.certified = true
+	leaf, err := parsePEM(s)
+	if err != nil {
+		c.problem("its certificate cannot be read: %s", brief(err.Error()))
+	}
+	c.leaf = leaf
 }
 
 func parsePEM(s string) (*x509.Certificate, error) {
@@ -201,9 +203,7 @@ func parseRekorBundle(s string) entry {
 		InclusionPromise:  &protorekor.InclusionPromise{SignedEntryTimestamp: b.SignedEntryTimestamp},
 		CanonicalizedBody: body,
 	}, true)
-	if !e.promised && e.err == nil {
-		e.promised, e.err = true, errors.New("the log entry has no signed entry timestamp")
-	}
+	e.promised = true // it must be: there is nothing else in it
 	return e
 }
 
@@ -230,51 +230,63 @@ func parseEnvelope(b []byte) (*dsse.Envelope, error) {
 	return &env, nil
 }
 
-// readEnvelope takes the signature and the statement out of an envelope. The
+// readStoredEnvelope takes the payload and signature out of an envelope. The
 // key ID in it is an unsigned hint and is left behind.
-func (c *claim) readEnvelope(env *dsse.Envelope, sub Subject, out *inventory.Signature) {
+func (c *claim) readStoredEnvelope(env *dsse.Envelope, out *inventory.Signature) {
 	body, err := env.DecodeB64Payload()
 	if err != nil {
 		c.problem("the payload of the envelope is not base64")
 		return
 	}
-	out.PayloadDigest = inventory.Digest(body)
-	if len(env.Signatures) != 1 {
-		c.problem("the envelope holds %d signatures, not one: it cannot be said who vouches for it", len(env.Signatures))
-	} else {
-		sig := env.Signatures[0].Sig
-		c.signature, err = base64.StdEncoding.DecodeString(sig)
+	var sigs [][]byte
+	for _, s := range env.Signatures[:min(len(env.Signatures), 2)] {
+		sig, err := base64.StdEncoding.DecodeString(s.Sig)
 		if err != nil {
-			c.signature, err = base64.URLEncoding.DecodeString(sig)
+			sig, err = base64.URLEncoding.DecodeString(s.Sig)
 		}
-		if err != nil || len(sig) > maxEvidence {
-			c.signature = nil
+		if err != nil {
+			sig = nil
 			c.problem("the signature in the envelope is not base64")
-		} else {
-			c.envelope = &dsse.Envelope{
-				PayloadType: env.PayloadType,
-				Payload:     base64.StdEncoding.EncodeToString(body),
-				Signatures:  []dsse.Signature{{Sig: base64.StdEncoding.EncodeToString(c.signature)}},
-			}
 		}
+		sigs = append(sigs, sig)
 	}
-	if env.PayloadType != intotoPayload {
-		c.problem("the envelope holds %q, not an in-toto statement", brief(env.PayloadType))
-		return
-	}
-	c.readStatement(body, sub, out)
+	c.readEnvelope(env.PayloadType, body, sigs, len(env.Signatures), out)
 }
 
-// readStatement checks an in-toto statement (v0.1 or v1). The predicate, which
-// may be large, is left unread.
-func (c *claim) readStatement(body []byte, sub Subject, out *inventory.Signature) {
-	var st struct {
-		Type          string `json:"_type"`
-		PredicateType string `json:"predicateType"`
-		Subject       []struct {
-			Digest map[string]string `json:"digest"`
-		} `json:"subject"`
+// readEnvelope checks the content of an envelope. Only the first of its
+// signatures are given beside their number: there may be but one.
+func (c *claim) readEnvelope(payloadType string, body []byte, sigs [][]byte, signatures int, out *inventory.Signature) {
+	out.PayloadDigest = inventory.Digest(body)
+	switch {
+	case signatures != 1 || len(sigs) != 1:
+		c.problem("the envelope holds %d signatures, not one: it cannot be said who vouches for it", signatures)
+	case len(sigs[0]) > maxEvidence:
+		c.problem("the signature in the envelope is larger than %d bytes", maxEvidence)
+	default:
+		c.signature = sigs[0]
+		c.enveloped, c.payloadType, c.payload = true, payloadType, body
+		c.message = dsse.PAE(payloadType, body)
 	}
+	if payloadType != intotoPayload {
+		c.problem("the envelope holds %q, not an in-toto statement", brief(payloadType))
+		return
+	}
+	c.readStatement(body, out)
+}
+
+// intotoStatement is what is read of an in-toto statement. The predicate, which
+// may be large, is left unread.
+type intotoStatement struct {
+	Type          string `json:"_type"`
+	PredicateType string `json:"predicateType"`
+	Subject       []struct {
+		Digest map[string]string `json:"digest"`
+	} `json:"subject"`
+}
+
+// readStatement checks an in-toto statement (v0.1 or v1).
+func (c *claim) readStatement(body []byte, out *inventory.Signature) {
+	var st intotoStatement
 	if err := json.Unmarshal(body, &st); err != nil {
 		c.problem("the payload is not an in-toto statement: %s", brief(err.Error()))
 		return
@@ -288,32 +300,26 @@ func (c *claim) readStatement(body []byte, sub Subject, out *inventory.Signature
 	if out.PredicateType, ok = clean(st.PredicateType); !ok {
 		c.problem("the statement's predicate type is not text that can be kept")
 	}
-	if err := inventory.CheckDigest(sub.Digest); err != nil {
-		c.problem("the artifact cannot be checked: %s", brief(err.Error()))
-		return
-	}
 	if len(st.Subject) > maxSubjects {
 		c.problem("the statement has %d subjects: verifiers read at most %d", len(st.Subject), maxSubjects)
 		return
 	}
-	want, first := strings.TrimPrefix(sub.Digest, "sha256:"), ""
+	first := ""
 	for _, s := range st.Subject {
 		if len(s.Digest) > maxSubjectDigests {
 			c.problem("a subject of the statement has %d digests: verifiers read at most %d", len(s.Digest), maxSubjectDigests)
 			return
 		}
-		d := s.Digest["sha256"]
-		if strings.EqualFold(d, want) {
+		if c.sub.named(s.Digest) {
 			return
 		}
 		if first == "" {
-			first = d
+			first = s.Digest["sha256"]
 		}
 	}
-	switch {
-	case first == "":
-		c.problem("the statement names no artifact by sha256, so not %s it is attached to", sub.Digest)
-	default:
-		c.problem("the statement is about sha256:%s, not %s it is attached to", brief(first), sub.Digest)
+	if first == "" {
+		c.problem("the statement names no artifact by sha256, so not %s it is attached to", brief(c.sub.Digest))
+		return
 	}
+	c.problem("the statement is about sha256:%s, not %s it is attached to", brief(first), brief(c.sub.Digest))
 }

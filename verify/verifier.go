@@ -22,11 +22,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/secure-systems-lab/go-securesystemslib/dsse"
-	sgbundle "github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/root"
-	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
-	"github.com/sigstore/sigstore/pkg/signature"
 
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/signer"
@@ -50,34 +46,34 @@ type Trust struct {
 	Keys []crypto.PublicKey   // keys that may have signed
 }
 
-// Subject is the artifact a signature is attached to.
-type Subject struct {
-	Repository string
-	Digest     string // "sha256:<hex>"
-}
-
 // Verifier verifies stored signatures against one Trust. It does not change
 // after New and is safe for concurrent use.
 type Verifier struct {
-	root *material // nil: none was given
-	keys []key
+	root        *material // nil: none was given
+	keys        []key     // in order of their fingerprints
+	byID        map[string]int
+	fingerprint string
 }
 
 // New returns a Verifier that trusts t as it is now.
 func New(t Trust) (*Verifier, error) {
-	v := &Verifier{}
+	v := &Verifier{byID: map[string]int{}}
 	for i, pub := range t.Keys {
 		k, err := newKey(pub)
 		if err != nil {
 			return nil, fmt.Errorf("trusted key %d: %w", i+1, err)
 		}
-		if !slices.ContainsFunc(v.keys, func(o key) bool { return o.id == k.id }) {
-			v.keys = append(v.keys, k)
-		}
+		v.keys = append(v.keys, k)
+	}
+	slices.SortFunc(v.keys, func(a, b key) int { return strings.Compare(a.id.Subject, b.id.Subject) })
+	v.keys = slices.CompactFunc(v.keys, func(a, b key) bool { return a.id == b.id })
+	for i, k := range v.keys {
+		v.byID[k.id.Subject] = i
 	}
 	if t.Root != nil {
 		v.root = newMaterial(t.Root)
 	}
+	v.fingerprint = inventory.Digest([]byte(v.describe()))
 	return v, nil
 }
 
@@ -88,25 +84,38 @@ type material struct {
 	cas  []root.CertificateAuthority
 	logs map[string]*root.TransparencyLog
 	ct   map[string]*root.TransparencyLog
-	key  signature.Verifier
+	key  key
+
+	issuers [][]*x509.Certificate // the certificates of each CA, its root last
+	held    map[string]bool       // their fingerprints
 }
 
 func newMaterial(r root.TrustedMaterial) *material {
-	return &material{
+	m := &material{
 		tsas: slices.Clone(r.TimestampingAuthorities()),
 		cas:  slices.Clone(r.FulcioCertificateAuthorities()),
 		logs: maps.Clone(r.RekorLogs()),
 		ct:   maps.Clone(r.CTLogs()),
+		held: map[string]bool{},
 	}
+	for _, ca := range m.cas {
+		f, ok := ca.(*root.FulcioCertificateAuthority)
+		if !ok || f.Root == nil {
+			continue
+		}
+		certs := append(slices.Clone(f.Intermediates), f.Root)
+		m.issuers = append(m.issuers, certs)
+		for _, c := range certs {
+			m.held[fingerprintOf(c)] = true
+		}
+	}
+	return m
 }
 
 // withKey returns the material with k as the answer to every hint: hints are
 // not signed and choose nothing here.
-func (m *material) withKey(k signature.Verifier) *material {
-	var c material
-	if m != nil {
-		c = *m
-	}
+func (m *material) withKey(k key) *material {
+	c := *m
 	c.key = k
 	return &c
 }
@@ -117,98 +126,51 @@ func (m *material) RekorLogs() map[string]*root.TransparencyLog               { 
 func (m *material) CTLogs() map[string]*root.TransparencyLog                  { return m.ct }
 
 func (m *material) PublicKeyVerifier(string) (root.TimeConstrainedVerifier, error) {
-	if m.key == nil {
+	if len(m.key.algorithms) == 0 {
 		return nil, errors.New("no public key at hand")
 	}
-	return root.NewExpiringKey(m.key, time.Time{}, time.Time{}), nil
-}
-
-// claim is a stored signature taken apart, before any of it is believed.
-// Exactly one of payload, envelope and digest says what was signed; all are
-// empty when that could not be read.
-type claim struct {
-	signature []byte
-	payload   []byte         // signed as it is: a simple signing payload
-	envelope  *dsse.Envelope // a DSSE envelope with this one signature
-	stored    []byte         // the envelope as stored
-	digest    []byte         // SHA-256 of the artifact, of a message signature
-	leaf      *x509.Certificate
-	hint      string
-	entries   []entry
-	tokens    []token
-	problems  []string // why it cannot verify, whoever signed
-
-	certified  bool // a certificate was meant to name the signer
-	unreadable bool // what was signed could not be read
-}
-
-func (c *claim) problem(format string, args ...any) {
-	c.problems = append(c.problems, fmt.Sprintf(format, args...))
-}
-
-// content is what was signed, as sigstore-go sees it. A log may have recorded
-// another hash of the payload than SHA-256; algorithm is the one it names.
-func (c *claim) content(algorithm string) (sgverify.SignatureContent, error) {
-	switch {
-	case c.envelope != nil:
-		return &sgbundle.Envelope{Envelope: c.envelope}, nil
-	case c.digest != nil:
-		return sgbundle.NewMessageSignature(c.digest, "sha256", c.signature), nil
-	case c.payload != nil:
-		h := crypto.SHA256
-		switch algorithm {
-		case "sha384":
-			h = crypto.SHA384
-		case "sha512":
-			h = crypto.SHA512
-		default:
-			algorithm = "sha256"
-		}
-		w := h.New()
-		w.Write(c.payload)
-		return sgbundle.NewMessageSignature(w.Sum(nil), algorithm, c.signature), nil
-	}
-	return nil, errors.New("what was signed cannot be read")
+	return root.NewExpiringKey(m.key.algorithms[0], time.Time{}, time.Time{}), nil
 }
 
 // judge fills in who signed, whether that verifies, and the bounds.
 func (v *Verifier) judge(c *claim, out *inventory.Signature) {
 	problems := slices.Clone(c.problems)
-	if _, err := c.content(""); err != nil {
-		// Nothing can be checked over it, and why not is in problems already.
-		if len(problems) == 0 {
-			problems = append(problems, err.Error())
-		}
-		c.unreadable = true
+	readable := c.readable()
+	if !readable && len(problems) == 0 { // else why not is in problems already
+		problems = append(problems, errUnreadable.Error())
 	}
-	var pub crypto.PublicKey
+	var by key
 	if c.leaf != nil {
-		id, err := identityOf(c.leaf)
-		out.Signer = id
-		if err != nil {
+		var err error
+		if out.Signer, out.Certificate, err = readCertificate(c.leaf); err != nil {
 			problems = append(problems, err.Error())
 		}
-		pub = c.leaf.PublicKey
-		if err := c.verifies(pub); err != nil && !c.unreadable {
-			problems = append(problems, "the signature does not verify with the key in its certificate: "+err.Error())
+		by.pub = c.leaf.PublicKey
+		var k key
+		if err := guard(func() (err error) { k, err = newKey(by.pub); return err }); err != nil {
+			problems = append(problems, "the key in its certificate: "+err.Error())
+		} else if by = k; readable {
+			if err := by.check(c); err != nil {
+				problems = append(problems, "the signature does not verify with the key in its certificate: "+err.Error())
+			}
 		}
 	} else {
-		k, id, err := v.signerOf(c)
-		out.Signer = id
-		switch {
-		case err == nil:
-			pub = k.pub
-		case len(problems) == 0 || !c.unreadable && !c.certified:
+		var err error
+		by, out.Signer, err = v.signerOf(c)
+		if err != nil && (len(problems) == 0 || readable && !c.certified) {
 			problems = append(problems, err.Error())
 		}
 	}
 
-	bounds, times, logProblem := v.upperBounds(c, pub)
+	bounds, times, logProblem := v.upperBounds(c, by)
 	out.Bounds = append(out.Bounds, bounds...)
 	if c.leaf != nil {
-		lower, requires, err := v.issuance(c.leaf, times, bounds)
+		lower, requires, err := v.issuance(c, times, bounds)
 		out.Bounds = append(out.Bounds, lower)
 		out.Requires = requires
+		if v.root != nil && len(requires) > 0 && v.root.held[requires[0].ID] {
+			out.Certificate.CA = requires[0].ID
+		}
 		switch {
 		case err != nil:
 			problems = append(problems, err.Error())
@@ -240,6 +202,7 @@ func safely(out *inventory.Signature, read func() []byte) inventory.Signature {
 	if err := guard(func() error { sig = read(); return nil }); err != nil {
 		out.Verified, out.Why = false, err.Error()
 	}
+	out.Value = sig
 	out.ID = inventory.SignatureID(out.Repository, out.Digest, out.Format, out.Signer, out.PayloadDigest, sig)
 	return *out
 }
@@ -278,9 +241,13 @@ func clean(s string) (string, bool) {
 	return c, c == s
 }
 
+// spaces makes one line of a text. protobuf puts no-break spaces in its errors,
+// here and there, so that nobody relies on them.
+var spaces = strings.NewReplacer("\n", " ", "\u00a0", " ")
+
 // brief is hostile text, or an error that may repeat some, short enough for a reason.
 func brief(s string) string {
-	c, _ := clean(strings.ReplaceAll(s, "\n", " "))
+	c, _ := clean(spaces.Replace(s))
 	if len(c) > 300 {
 		c = strings.ToValidUTF8(c[:300], "") + "…"
 	}

@@ -29,6 +29,7 @@ import (
 )
 
 func TestLegacyKey(t *testing.T) {
+	t.Parallel()
 	w, k := newWorld(t), newECDSA(t)
 	at := time.Now().Add(-30 * time.Minute)
 	ann, pl := legacyLayer(t, w, k, at)
@@ -40,7 +41,7 @@ func TestLegacyKey(t *testing.T) {
 		"trusted by something": verifier(t, w, newECDSA(t).Public()),
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := v.Legacy(subject(), ann, pl)
+			s := v.Stored(subject(), inventory.Legacy, ann, pl)
 			wantVerified(t, s)
 			wantBounds(t, s, "log upper verified", "tsa upper verified")
 			if s.Signer != id || s.Names != repo || s.PredicateType != inventory.SignPredicate ||
@@ -58,7 +59,7 @@ func TestLegacyKey(t *testing.T) {
 	}
 
 	t.Run("no root", func(t *testing.T) {
-		s := verifier(t, nil, k.Public()).Legacy(subject(), ann, pl)
+		s := verifier(t, nil, k.Public()).Stored(subject(), inventory.Legacy, ann, pl)
 		wantVerified(t, s)
 		wantBounds(t, s, "log upper unverified", "tsa upper unverified")
 		for _, b := range s.Bounds {
@@ -68,7 +69,7 @@ func TestLegacyKey(t *testing.T) {
 		}
 	})
 	t.Run("no proof, unknown key", func(t *testing.T) {
-		s := verifier(t, w).Legacy(subject(), map[string]string{static.SignatureAnnotationKey: ann[static.SignatureAnnotationKey]}, pl)
+		s := verifier(t, w).Stored(subject(), inventory.Legacy, map[string]string{static.SignatureAnnotationKey: ann[static.SignatureAnnotationKey]}, pl)
 		wantRefused(t, s, "no known key verifies it", "--key")
 		wantBounds(t, s)
 		if s.Signer.Kind != signer.Unknown {
@@ -77,31 +78,31 @@ func TestLegacyKey(t *testing.T) {
 	})
 	t.Run("token survives an unknown key", func(t *testing.T) {
 		a := with(ann, static.BundleAnnotationKey, "")
-		s := verifier(t, w).Legacy(subject(), a, pl)
+		s := verifier(t, w).Stored(subject(), inventory.Legacy, a, pl)
 		wantRefused(t, s)
 		wantBounds(t, s, "tsa upper verified")
 	})
 	t.Run("another world", func(t *testing.T) {
-		s := verifier(t, newWorld(t), k.Public()).Legacy(subject(), ann, pl)
+		s := verifier(t, newWorld(t), k.Public()).Stored(subject(), inventory.Legacy, ann, pl)
 		wantVerified(t, s)
 		wantBounds(t, s, "log upper unverified", "tsa upper unverified")
 	})
 	t.Run("edited integrated time", func(t *testing.T) {
 		a := with(ann, static.BundleAnnotationKey, editTime(t, ann[static.BundleAnnotationKey], at.Add(-time.Hour).Unix()))
-		s := verifier(t, w, k.Public()).Legacy(subject(), a, pl)
+		s := verifier(t, w, k.Public()).Stored(subject(), inventory.Legacy, a, pl)
 		wantVerified(t, s)
 		wantBounds(t, s, "log upper unverified", "tsa upper verified")
 	})
 	t.Run("token over another signature", func(t *testing.T) {
 		a := with(ann, static.RFC3161TimestampAnnotationKey, tokenAnnotation(must(w.TimestampResponse([]byte("another")))(t)))
-		s := verifier(t, w, k.Public()).Legacy(subject(), a, pl)
+		s := verifier(t, w, k.Public()).Stored(subject(), inventory.Legacy, a, pl)
 		wantVerified(t, s)
 		wantBounds(t, s, "log upper verified", "tsa upper unverified")
 	})
 	t.Run("entry of another signature", func(t *testing.T) {
 		other, _ := legacyLayer(t, w, k, at)
 		a := with(ann, static.BundleAnnotationKey, other[static.BundleAnnotationKey])
-		s := verifier(t, w, k.Public()).Legacy(subject(), a, pl)
+		s := verifier(t, w, k.Public()).Stored(subject(), inventory.Legacy, a, pl)
 		wantVerified(t, s)
 		wantBounds(t, s, "log upper unverified", "tsa upper verified")
 	})
@@ -109,14 +110,14 @@ func TestLegacyKey(t *testing.T) {
 		sig := must(base64.StdEncoding.DecodeString(ann[static.SignatureAnnotationKey]))(t)
 		sub := substitute(t, &k.PublicKey, sig, pl)
 		a := with(ann, static.BundleAnnotationKey, rekorAnnotation(w.promise(t, "hashedrekord", hashedrekord(hashOf(pl), sig, pemOf(t, sub)), at)))
-		s := verifier(t, w, k.Public()).Legacy(subject(), a, pl)
+		s := verifier(t, w, k.Public()).Stored(subject(), inventory.Legacy, a, pl)
 		wantVerified(t, s)
 		wantBounds(t, s, "log upper unverified", "tsa upper verified")
 		if s.Signer != id {
 			t.Errorf("signer %v, want %v", s.Signer, id)
 		}
 		// Nothing at hand shows that another key signed.
-		s = verifier(t, w).Legacy(subject(), a, pl)
+		s = verifier(t, w).Stored(subject(), inventory.Legacy, a, pl)
 		wantVerified(t, s)
 		if s.Signer != must(signer.OfKey(sub))(t) {
 			t.Errorf("signer %v", s.Signer)
@@ -145,6 +146,7 @@ func editTime(t testing.TB, ann string, to int64) string {
 }
 
 func TestLegacyKeyless(t *testing.T) {
+	t.Parallel()
 	w, k := newWorld(t), newECDSA(t)
 	cert := w.issue(t, k.Public(), true)
 	pl := simple(t)
@@ -156,7 +158,7 @@ func TestLegacyKeyless(t *testing.T) {
 		static.BundleAnnotationKey: rekorAnnotation(w.promise(t, "hashedrekord",
 			hashedrekord(hashOf(pl), sig, certPEM(cert)), time.Now())),
 	}
-	s := verifier(t, w).Legacy(subject(), ann, pl)
+	s := verifier(t, w).Stored(subject(), inventory.Legacy, ann, pl)
 	wantVerified(t, s)
 	wantBounds(t, s, "log upper verified", "ca lower verified")
 	want := signer.Identity{Kind: signer.Keyless, Issuer: testOIDC, Subject: testSAN}
@@ -165,25 +167,26 @@ func TestLegacyKeyless(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 
-	s = verifier(t, nil).Legacy(subject(), ann, pl)
+	s = verifier(t, nil).Stored(subject(), inventory.Legacy, ann, pl)
 	wantRefused(t, s, noRoot)
 	wantBounds(t, s, "log upper unverified", "ca lower unverified")
 	if s.Signer != want {
 		t.Errorf("signer %v", s.Signer)
 	}
 
-	s = verifier(t, w).Legacy(subject(), with(ann, static.BundleAnnotationKey, ""), pl)
+	s = verifier(t, w).Stored(subject(), inventory.Legacy, with(ann, static.BundleAnnotationKey, ""), pl)
 	wantRefused(t, s, "no verified time")
 	wantBounds(t, s, "ca lower unverified")
 	if len(s.Requires) != 1 || s.Requires[0] != authority {
 		t.Errorf("requires %v", s.Requires)
 	}
 
-	s = verifier(t, w).Legacy(subject(), with(ann, static.SignatureAnnotationKey, b64(signRaw(t, newECDSA(t), pl))), pl)
+	s = verifier(t, w).Stored(subject(), inventory.Legacy, with(ann, static.SignatureAnnotationKey, b64(signRaw(t, newECDSA(t), pl))), pl)
 	wantRefused(t, s, "does not verify with the key in its certificate")
 }
 
 func TestLegacyAttestation(t *testing.T) {
+	t.Parallel()
 	w, k := newWorld(t), newECDSA(t)
 	at := time.Now().Add(-30 * time.Minute)
 	const spdx = "https://spdx.dev/Document"
@@ -191,7 +194,7 @@ func TestLegacyAttestation(t *testing.T) {
 	ann, env := attestationLayer(t, w, k, body, at)
 	for name, v := range map[string]*Verifier{"trusted": verifier(t, w, k.Public()), "only in the log": verifier(t, w)} {
 		t.Run(name, func(t *testing.T) {
-			s := v.LegacyAttestation(subject(), ann, env)
+			s := v.Stored(subject(), inventory.LegacyAtt, ann, env)
 			wantVerified(t, s)
 			wantBounds(t, s, "log upper verified", "tsa upper verified")
 			if s.PredicateType != spdx || s.PayloadDigest != inventory.Digest(body) || s.Content != inventory.Digest(env) ||
@@ -203,32 +206,32 @@ func TestLegacyAttestation(t *testing.T) {
 	t.Run("statement v0.1", func(t *testing.T) {
 		b := []byte(strings.Replace(string(body), "Statement/v1", "Statement/v0.1", 1))
 		e, _ := envelope(t, k, b)
-		wantVerified(t, verifier(t, w, k.Public()).LegacyAttestation(subject(), nil, e))
+		wantVerified(t, verifier(t, w, k.Public()).Stored(subject(), inventory.LegacyAtt, nil, e))
 	})
 	t.Run("intoto 0.0.1 entry", func(t *testing.T) {
 		a := map[string]string{static.BundleAnnotationKey: rekorAnnotation(w.promise(t, "intoto", intoto001Body(env, body, pemOf(t, k.Public())), at))}
-		s := verifier(t, w).LegacyAttestation(subject(), a, env)
+		s := verifier(t, w).Stored(subject(), inventory.LegacyAtt, a, env)
 		wantVerified(t, s)
 		wantBounds(t, s, "log upper verified")
 		a = map[string]string{static.BundleAnnotationKey: rekorAnnotation(w.promise(t, "intoto", intoto001Body([]byte("another"), body, pemOf(t, k.Public())), at))}
-		s = verifier(t, w).LegacyAttestation(subject(), a, env)
+		s = verifier(t, w).Stored(subject(), inventory.LegacyAtt, a, env)
 		wantVerified(t, s)
 		wantBounds(t, s, "log upper unverified")
 		a = map[string]string{static.BundleAnnotationKey: rekorAnnotation(w.promise(t, "intoto", intoto001Body(env, body, pemOf(t, newECDSA(t).Public())), at))}
-		s = verifier(t, w, k.Public()).LegacyAttestation(subject(), a, env)
+		s = verifier(t, w, k.Public()).Stored(subject(), inventory.LegacyAtt, a, env)
 		wantVerified(t, s)
 		wantBounds(t, s, "log upper unverified")
 	})
 	t.Run("token over the signature", func(t *testing.T) {
 		_, sig := envelope(t, k, body)
 		a := with(ann, static.RFC3161TimestampAnnotationKey, tokenAnnotation(must(w.TimestampResponse(sig))(t)))
-		wantBounds(t, verifier(t, w).LegacyAttestation(subject(), a, env), "log upper verified", "tsa upper unverified")
+		wantBounds(t, verifier(t, w).Stored(subject(), inventory.LegacyAtt, a, env), "log upper verified", "tsa upper unverified")
 	})
 	t.Run("keyless", func(t *testing.T) {
 		cert := w.issue(t, k.Public(), true)
 		a := with(ann, static.CertificateAnnotationKey, string(certPEM(cert)))
 		a[static.BundleAnnotationKey] = ""
-		s := verifier(t, w).LegacyAttestation(subject(), a, env)
+		s := verifier(t, w).Stored(subject(), inventory.LegacyAtt, a, env)
 		wantVerified(t, s)
 		wantBounds(t, s, "tsa upper verified", "ca lower verified")
 	})
@@ -252,7 +255,7 @@ func TestLegacyAttestation(t *testing.T) {
 	}
 	for name, c := range refused {
 		t.Run(name, func(t *testing.T) {
-			wantRefused(t, verifier(t, w, k.Public()).LegacyAttestation(subject(), nil, c.env), c.why)
+			wantRefused(t, verifier(t, w, k.Public()).Stored(subject(), inventory.LegacyAtt, nil, c.env), c.why)
 		})
 	}
 }
@@ -269,6 +272,7 @@ func editEnvelope(t testing.TB, env []byte, f func(*dsse.Envelope)) []byte {
 }
 
 func TestBundleKey(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	at := time.Now().Add(-30 * time.Minute)
 	b, pub := signBundle(t)
@@ -276,7 +280,7 @@ func TestBundleKey(t *testing.T) {
 	w.prove(t, b, pemOf(t, pub), at)
 	for name, v := range map[string]*Verifier{"trusted": verifier(t, w, newECDSA(t).Public(), pub), "only in the log": verifier(t, w)} {
 		t.Run(name, func(t *testing.T) {
-			s := v.Bundle(subject(), raw(t, b))
+			s := v.Stored(subject(), inventory.Bundle, nil, raw(t, b))
 			wantVerified(t, s)
 			wantBounds(t, s, "log upper verified", "tsa upper verified")
 			if s.Signer != id || s.PredicateType != inventory.SignPredicate || s.PayloadDigest != inventory.Digest(b.GetDsseEnvelope().GetPayload()) {
@@ -288,20 +292,20 @@ func TestBundleKey(t *testing.T) {
 		for _, mt := range []string{bundleV01, bundleV02, bundleV03Old, bundleV03} {
 			c := proto.Clone(b).(*protobundle.Bundle)
 			c.MediaType = mt
-			wantVerified(t, verifier(t, w, pub).Bundle(subject(), raw(t, c)))
+			wantVerified(t, verifier(t, w, pub).Stored(subject(), inventory.Bundle, nil, raw(t, c)))
 		}
 		c := proto.Clone(b).(*protobundle.Bundle)
 		c.MediaType = "application/vnd.dev.sigstore.bundle.v0.9+json"
-		wantRefused(t, verifier(t, w, pub).Bundle(subject(), raw(t, c)), "v0.9")
+		wantRefused(t, verifier(t, w, pub).Stored(subject(), inventory.Bundle, nil, raw(t, c)), "v0.9")
 	})
 	t.Run("free text hint", func(t *testing.T) {
 		c, p := keyBundle(t, &sign.DSSEData{Data: statement(subject().Digest, inventory.SignPredicate), PayloadType: intotoPayload}, []byte("our key"))
-		wantVerified(t, verifier(t, nil, p).Bundle(subject(), raw(t, c)))
-		wantRefused(t, verifier(t, nil).Bundle(subject(), raw(t, c)), "no known key verifies it")
+		wantVerified(t, verifier(t, nil, p).Stored(subject(), inventory.Bundle, nil, raw(t, c)))
+		wantRefused(t, verifier(t, nil).Stored(subject(), inventory.Bundle, nil, raw(t, c)), "no known key verifies it")
 	})
 	t.Run("key not at hand", func(t *testing.T) {
 		c, p := signBundle(t)
-		s := verifier(t, w, pub).Bundle(subject(), raw(t, c))
+		s := verifier(t, w, pub).Stored(subject(), inventory.Bundle, nil, raw(t, c))
 		wantRefused(t, s, "the key "+must(signer.OfKey(p))(t).ID()+" is not at hand: give it with --key")
 		if s.Signer != must(signer.OfKey(p))(t) {
 			t.Errorf("signer %v", s.Signer)
@@ -311,11 +315,11 @@ func TestBundleKey(t *testing.T) {
 		c := proto.Clone(b).(*protobundle.Bundle)
 		e := c.VerificationMaterial.TlogEntries[0]
 		e.InclusionPromise = nil
-		s := verifier(t, w, pub).Bundle(subject(), raw(t, c))
+		s := verifier(t, w, pub).Stored(subject(), inventory.Bundle, nil, raw(t, c))
 		wantVerified(t, s)
 		wantBounds(t, s, "log upper unverified", "tsa upper verified")
 		e.IntegratedTime = 0
-		wantBounds(t, verifier(t, w, pub).Bundle(subject(), raw(t, c)), "tsa upper verified")
+		wantBounds(t, verifier(t, w, pub).Stored(subject(), inventory.Bundle, nil, raw(t, c)), "tsa upper verified")
 	})
 	t.Run("one broken entry hides nothing", func(t *testing.T) {
 		c := proto.Clone(b).(*protobundle.Bundle)
@@ -327,7 +331,7 @@ func TestBundleKey(t *testing.T) {
 		m.TimestampVerificationData.Rfc3161Timestamps = append(
 			[]*protocommon.RFC3161SignedTimestamp{{}, {SignedTimestamp: []byte("x")}}, m.TimestampVerificationData.Rfc3161Timestamps...)
 		w.stamp(t, c)
-		s := verifier(t, w, pub).Bundle(subject(), raw(t, c))
+		s := verifier(t, w, pub).Stored(subject(), inventory.Bundle, nil, raw(t, c))
 		wantVerified(t, s)
 		wantBounds(t, s, "log upper unverified", "log upper verified",
 			"tsa upper unverified", "tsa upper unverified", "tsa upper verified", "tsa upper verified")
@@ -339,42 +343,43 @@ func TestBundleKey(t *testing.T) {
 		c := proto.Clone(b).(*protobundle.Bundle)
 		c.MediaType = bundleV01
 		c.VerificationMaterial.TlogEntries[0].InclusionProof = &protorekor.InclusionProof{TreeSize: 1}
-		wantBounds(t, verifier(t, w, pub).Bundle(subject(), raw(t, c)), "log upper verified", "tsa upper verified")
+		wantBounds(t, verifier(t, w, pub).Stored(subject(), inventory.Bundle, nil, raw(t, c)), "log upper verified", "tsa upper verified")
 		c.MediaType = bundleV02
-		wantBounds(t, verifier(t, w, pub).Bundle(subject(), raw(t, c)), "log upper unverified", "tsa upper verified")
+		wantBounds(t, verifier(t, w, pub).Stored(subject(), inventory.Bundle, nil, raw(t, c)), "log upper unverified", "tsa upper verified")
 	})
 	t.Run("too many entries", func(t *testing.T) {
 		c := proto.Clone(b).(*protobundle.Bundle)
 		for range maxEntries + 5 {
 			c.VerificationMaterial.TlogEntries = append(c.VerificationMaterial.TlogEntries, c.VerificationMaterial.TlogEntries[0])
 		}
-		if s := verifier(t, w, pub).Bundle(subject(), raw(t, c)); len(s.Bounds) != maxEntries+2 || s.Bounds[maxEntries].Verified {
+		if s := verifier(t, w, pub).Stored(subject(), inventory.Bundle, nil, raw(t, c)); len(s.Bounds) != maxEntries+2 || s.Bounds[maxEntries].Verified {
 			t.Errorf("%d bounds", len(s.Bounds))
 		}
 	})
 	t.Run("other subject", func(t *testing.T) {
-		wantRefused(t, verifier(t, w, pub).Bundle(Subject{Repository: repo, Digest: "sha256:" + strings.Repeat("b", 64)}, raw(t, b)), "the statement is about")
-		wantRefused(t, verifier(t, w, pub).Bundle(Subject{Repository: repo, Digest: "latest"}, raw(t, b)), "cannot be checked")
+		wantRefused(t, verifier(t, w, pub).Stored(Subject{Repository: repo, Digest: "sha256:" + strings.Repeat("b", 64)}, inventory.Bundle, nil, raw(t, b)), "the statement is about")
+		wantRefused(t, verifier(t, w, pub).Stored(Subject{Repository: repo, Digest: "latest"}, inventory.Bundle, nil, raw(t, b)), "cannot be checked")
 	})
 	t.Run("two signatures", func(t *testing.T) {
 		c := proto.Clone(b).(*protobundle.Bundle)
 		c.GetDsseEnvelope().Signatures = append(c.GetDsseEnvelope().Signatures, c.GetDsseEnvelope().Signatures[0])
-		wantRefused(t, verifier(t, w, pub).Bundle(subject(), raw(t, c)), "holds 2 signatures")
+		wantRefused(t, verifier(t, w, pub).Stored(subject(), inventory.Bundle, nil, raw(t, c)), "holds 2 signatures")
 	})
 }
 
 func TestBundleMessageSignature(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	b, pub := keyBundle(t, &sign.PlainData{Data: artifact}, nil)
 	w.prove(t, b, pemOf(t, pub), time.Now())
-	s := verifier(t, w, pub).Bundle(subject(), raw(t, b))
+	s := verifier(t, w, pub).Stored(subject(), inventory.Bundle, nil, raw(t, b))
 	wantVerified(t, s)
 	wantBounds(t, s, "log upper verified", "tsa upper verified")
 	if s.PredicateType != inventory.SignPredicate || s.PayloadDigest != subject().Digest {
 		t.Errorf("%+v", s)
 	}
 	other := Subject{Repository: repo, Digest: "sha256:" + strings.Repeat("b", 64)}
-	s = verifier(t, w, pub).Bundle(other, raw(t, b))
+	s = verifier(t, w, pub).Stored(other, inventory.Bundle, nil, raw(t, b))
 	wantRefused(t, s, subject().Digest, other.Digest)
 	if s.Signer != must(signer.OfKey(pub))(t) {
 		t.Error("who signed the other artifact is known")
@@ -385,10 +390,11 @@ func TestBundleMessageSignature(t *testing.T) {
 }
 
 func TestBundleKeyless(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	b, cert := keylessBundle(t, w, true)
 	w.prove(t, b, certPEM(cert), time.Now())
-	s := verifier(t, w).Bundle(subject(), raw(t, b))
+	s := verifier(t, w).Stored(subject(), inventory.Bundle, nil, raw(t, b))
 	wantVerified(t, s)
 	wantBounds(t, s, "log upper verified", "tsa upper verified", "ca lower verified")
 	if s.Signer != (signer.Identity{Kind: signer.Keyless, Issuer: testOIDC, Subject: testSAN}) {
@@ -401,14 +407,14 @@ func TestBundleKeyless(t *testing.T) {
 	t.Run("not in a CT log", func(t *testing.T) {
 		b, cert := keylessBundle(t, w, false)
 		w.prove(t, b, certPEM(cert), time.Now())
-		s := verifier(t, w).Bundle(subject(), raw(t, b))
+		s := verifier(t, w).Stored(subject(), inventory.Bundle, nil, raw(t, b))
 		wantRefused(t, s, "was not logged")
 		wantBounds(t, s, "log upper verified", "tsa upper verified", "ca lower unverified")
 	})
 	t.Run("another CA", func(t *testing.T) {
 		b, cert := keylessBundle(t, newWorld(t), true)
 		w.prove(t, b, certPEM(cert), time.Now())
-		s := verifier(t, w).Bundle(subject(), raw(t, b))
+		s := verifier(t, w).Stored(subject(), inventory.Bundle, nil, raw(t, b))
 		wantRefused(t, s, "does not chain to a CA")
 		if s.Signer.Subject != testSAN || len(s.Requires) != 0 {
 			t.Errorf("%+v", s)
@@ -417,7 +423,7 @@ func TestBundleKeyless(t *testing.T) {
 	t.Run("logged outside its validity", func(t *testing.T) {
 		b, cert := keylessBundle(t, w, true)
 		w.prove(t, b, certPEM(cert), time.Now().Add(-30*time.Minute))
-		s := verifier(t, w).Bundle(subject(), raw(t, b))
+		s := verifier(t, w).Stored(subject(), inventory.Bundle, nil, raw(t, b))
 		wantRefused(t, s, "outside certificate validity")
 		wantBounds(t, s, "log upper unverified", "tsa upper verified", "ca lower verified")
 	})
@@ -426,15 +432,16 @@ func TestBundleKeyless(t *testing.T) {
 		chain := &protocommon.X509CertificateChain{Certificates: []*protocommon.X509Certificate{{RawBytes: cert.Raw}}}
 		c.VerificationMaterial.Content = &protobundle.VerificationMaterial_X509CertificateChain{X509CertificateChain: chain}
 		c.MediaType = bundleV02
-		wantVerified(t, verifier(t, w).Bundle(subject(), raw(t, c)))
+		wantVerified(t, verifier(t, w).Stored(subject(), inventory.Bundle, nil, raw(t, c)))
 		c.MediaType = bundleV03
-		wantRefused(t, verifier(t, w).Bundle(subject(), raw(t, c)), "not a chain")
+		wantRefused(t, verifier(t, w).Stored(subject(), inventory.Bundle, nil, raw(t, c)), "not a chain")
 		chain.Certificates = nil
-		wantRefused(t, verifier(t, w).Bundle(subject(), raw(t, c)), "chain is empty")
+		wantRefused(t, verifier(t, w).Stored(subject(), inventory.Bundle, nil, raw(t, c)), "chain is empty")
 	})
 }
 
 func TestKeyKinds(t *testing.T) {
+	t.Parallel()
 	p384 := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))(t)
 	_, ed, _ := ed25519.GenerateKey(rand.Reader)
 	pl := simple(t)
@@ -450,7 +457,7 @@ func TestKeyKinds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			sig := must(must(c.load())(t).SignMessage(strings.NewReader(string(pl))))(t)
-			wantVerified(t, verifier(t, nil, c.pub).Legacy(subject(), map[string]string{static.SignatureAnnotationKey: b64(sig)}, pl))
+			wantVerified(t, verifier(t, nil, c.pub).Stored(subject(), inventory.Legacy, map[string]string{static.SignatureAnnotationKey: b64(sig)}, pl))
 		})
 	}
 	if _, err := New(Trust{Keys: []crypto.PublicKey{"no key"}}); err == nil {
@@ -459,6 +466,7 @@ func TestKeyKinds(t *testing.T) {
 }
 
 func TestHostileLegacy(t *testing.T) {
+	t.Parallel()
 	w, k := newWorld(t), newECDSA(t)
 	ann, pl := legacyLayer(t, w, k, time.Now())
 	v := verifier(t, w, k.Public())
@@ -493,7 +501,7 @@ func TestHostileLegacy(t *testing.T) {
 		"certificate of another": {static.CertificateAnnotationKey, string(certPEM(w.ca)), true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := v.Legacy(subject(), with(ann, c.key, c.value), pl)
+			s := v.Stored(subject(), inventory.Legacy, with(ann, c.key, c.value), pl)
 			if s.Verified == c.refused {
 				t.Errorf("verified %v: %s", s.Verified, s.Why)
 			}
@@ -513,7 +521,7 @@ func TestHostileLegacy(t *testing.T) {
 	}
 
 	sign := func(payload string) inventory.Signature {
-		return v.Legacy(subject(), map[string]string{static.SignatureAnnotationKey: b64(signRaw(t, k, []byte(payload)))}, []byte(payload))
+		return v.Stored(subject(), inventory.Legacy, map[string]string{static.SignatureAnnotationKey: b64(signRaw(t, k, []byte(payload)))}, []byte(payload))
 	}
 	other := "sha256:" + strings.Repeat("c", 64)
 	wantRefused(t, sign(strings.Replace(string(pl), subject().Digest, other, 1)), other, subject().Digest)
@@ -521,13 +529,14 @@ func TestHostileLegacy(t *testing.T) {
 	wantRefused(t, sign(""), "not simple signing JSON")
 	wantRefused(t, sign("5"), "not simple signing JSON")
 	wantRefused(t, sign(`{"critical":[]}`), "not simple signing JSON")
-	wantRefused(t, v.Legacy(subject(), nil, nil), "no signature")
+	wantRefused(t, v.Stored(subject(), inventory.Legacy, nil, nil), "no signature")
 	if s := sign(strings.Replace(string(pl), repo, "busybox:1.36", 1)); s.Names != "index.docker.io/library/busybox" {
 		t.Errorf("names %q", s.Names)
 	}
 }
 
 func TestHostileBundle(t *testing.T) {
+	t.Parallel()
 	v := verifier(t, newWorld(t))
 	for name, raw := range map[string]string{
 		"empty": ``, "null": `null`, "object": `{}`, "array": `[]`,
@@ -539,18 +548,19 @@ func TestHostileBundle(t *testing.T) {
 		"deep":          strings.Repeat(`{"a":`, 100000),
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := v.Bundle(subject(), []byte(raw))
+			s := v.Stored(subject(), inventory.Bundle, nil, []byte(raw))
 			wantRefused(t, s)
 			must(json.Marshal(s))(t)
 		})
 	}
-	a, b := v.Bundle(subject(), []byte("{")), v.Bundle(subject(), []byte("["))
+	a, b := v.Stored(subject(), inventory.Bundle, nil, []byte("{")), v.Stored(subject(), inventory.Bundle, nil, []byte("["))
 	if a.ID == b.ID || a.ID == "" {
 		t.Error("two broken bundles are one signature")
 	}
 }
 
 func TestFlippedBytes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	bKey, pub := signBundle(t)
 	w.prove(t, bKey, pemOf(t, pub), time.Now())
@@ -559,7 +569,7 @@ func TestFlippedBytes(t *testing.T) {
 	w.prove(t, bCert, certPEM(cert), time.Now())
 	v := verifier(t, w, pub, pubMsg)
 	for _, b := range []*protobundle.Bundle{bKey, bMsg, bCert} {
-		wantVerified(t, v.Bundle(subject(), raw(t, b)))
+		wantVerified(t, v.Stored(subject(), inventory.Bundle, nil, raw(t, b)))
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		b := proto.Clone(rapid.SampledFrom([]*protobundle.Bundle{bKey, bMsg, bCert}).Draw(t, "bundle")).(*protobundle.Bundle)
@@ -583,13 +593,14 @@ func TestFlippedBytes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s := v.Bundle(sub, bytes); s.Verified || s.Why == "" {
+		if s := v.Stored(sub, inventory.Bundle, nil, bytes); s.Verified || s.Why == "" {
 			t.Fatalf("still verified: %+v", s)
 		}
 	})
 }
 
 func TestConcurrentUse(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	b, cert := keylessBundle(t, w, true)
 	w.prove(t, b, certPEM(cert), time.Now())
@@ -597,7 +608,7 @@ func TestConcurrentUse(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			if s := v.Bundle(subject(), bytes); !s.Verified {
+			if s := v.Stored(subject(), inventory.Bundle, nil, bytes); !s.Verified {
 				t.Error(s.Why)
 			}
 		})
@@ -606,6 +617,7 @@ func TestConcurrentUse(t *testing.T) {
 }
 
 func TestConsumer(t *testing.T) {
+	t.Parallel()
 	w, k := newWorld(t), newECDSA(t)
 	ann, pl := legacyLayer(t, w, k, time.Now())
 	ctx := t.Context()
@@ -648,6 +660,7 @@ func TestConsumer(t *testing.T) {
 }
 
 func TestPayload(t *testing.T) {
+	t.Parallel()
 	body := statement(subject().Digest, "x")
 	env, _ := envelope(t, newECDSA(t), body)
 	b, _ := signBundle(t)
@@ -683,7 +696,7 @@ func FuzzLegacy(f *testing.F) {
 	f.Fuzz(func(t *testing.T, sig, cert, bundle, token string, payload []byte) {
 		a := map[string]string{static.SignatureAnnotationKey: sig, static.CertificateAnnotationKey: cert,
 			static.BundleAnnotationKey: bundle, static.RFC3161TimestampAnnotationKey: token}
-		s := v.Legacy(subject(), a, payload)
+		s := v.Stored(subject(), inventory.Legacy, a, payload)
 		sane(t, s)
 		if s.Verified && string(payload) != string(pl) {
 			t.Error("another payload verified")
@@ -699,7 +712,7 @@ func FuzzLegacyAttestation(f *testing.F) {
 	f.Add(string(certPEM(w.issue(f, k.Public(), true))), "", ann[static.RFC3161TimestampAnnotationKey], env)
 	f.Add("x", `{"Payload":{"body":"e30="}}`, `{}`, []byte("{}"))
 	f.Fuzz(func(t *testing.T, cert, bundle, token string, envelope []byte) {
-		sane(t, v.LegacyAttestation(subject(), map[string]string{static.CertificateAnnotationKey: cert,
+		sane(t, v.Stored(subject(), inventory.LegacyAtt, map[string]string{static.CertificateAnnotationKey: cert,
 			static.BundleAnnotationKey: bundle, static.RFC3161TimestampAnnotationKey: token}, envelope))
 	})
 }
@@ -716,7 +729,7 @@ func FuzzBundle(f *testing.F) {
 		f.Add(raw(f, b))
 	}
 	f.Add([]byte("{}"))
-	f.Fuzz(func(t *testing.T, raw []byte) { sane(t, v.Bundle(subject(), raw)) })
+	f.Fuzz(func(t *testing.T, raw []byte) { sane(t, v.Stored(subject(), inventory.Bundle, nil, raw)) })
 }
 
 // sane holds of whatever comes out.
@@ -724,11 +737,22 @@ func sane(t *testing.T, s inventory.Signature) {
 	if s.Verified != (s.Why == "") || s.ID == "" || s.Signer.Kind == "" || s.Content == "" || s.PayloadDigest == "" {
 		t.Errorf("%+v", s)
 	}
+	proven := false
 	for _, b := range s.Bounds {
 		if b.Verified != (b.Why == "") || b.Verified && b.Authority.ID == "" {
 			t.Errorf("%+v", b)
 		}
+		if (b.Side == inventory.Lower) != (b.Authority.Role == inventory.RoleCA) {
+			t.Errorf("no such authority bounds that side: %+v", b)
+		}
+		proven = proven || b.Verified && b.Side == inventory.Upper
 	}
+	keyless := s.Signer.Kind == signer.Keyless
+	if keyless != (s.Certificate != nil) || keyless && s.Verified && (!proven || len(s.Requires) == 0) || !keyless && len(s.Requires) > 0 {
+		t.Errorf("%+v", s)
+	}
+	s.Value = nil
+	wholesome(t, s)
 	if _, err := json.Marshal(s); err != nil {
 		t.Error(err)
 	}

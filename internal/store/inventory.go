@@ -3,11 +3,9 @@ package store
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
-	"slices"
+	"regexp"
 	"strings"
 	"time"
 
@@ -26,7 +24,7 @@ func (t *Tx) PutSigner(ctx context.Context, r signer.Record) error {
 		VALUES ($1, $2, $3, $4, $5, $6, $7)
 		ON CONFLICT (id) DO UPDATE SET name = excluded.name, state = excluded.state, public_key = excluded.public_key
 		WHERE signers.name <> excluded.name OR signers.state <> excluded.state OR signers.public_key <> excluded.public_key`,
-		r.Identity.ID(), r.Identity.Kind, r.Identity.Subject, r.Identity.Issuer, r.Name, r.State, string(r.PublicKey))
+		r.Identity.ID(), string(r.Identity.Kind), r.Identity.Subject, r.Identity.Issuer, r.Name, string(r.State), string(r.PublicKey))
 	if err != nil || n == 0 {
 		return err
 	}
@@ -34,51 +32,73 @@ func (t *Tx) PutSigner(ctx context.Context, r signer.Record) error {
 	return nil
 }
 
-// observe makes sure a signer that was only seen has a row to point at.
-func (t *Tx) observe(ctx context.Context, id signer.Identity) error {
-	_, err := t.exec(ctx, `INSERT INTO signers (id, kind, subject, issuer, name, state, public_key)
+// observe makes sure a signer that was only seen has a row to point at, and
+// returns its ID.
+func (t *Tx) observe(ctx context.Context, id signer.Identity) (string, error) {
+	key := id.ID()
+	if t.observed[key] || t.store.remembers(key) {
+		return key, nil
+	}
+	if _, err := t.exec(ctx, `INSERT INTO signers (id, kind, subject, issuer, name, state, public_key)
 		VALUES ($1, $2, $3, $4, '', $5, '') ON CONFLICT (id) DO NOTHING`,
-		id.ID(), id.Kind, id.Subject, id.Issuer, signer.Observed)
-	return err
+		key, string(id.Kind), id.Subject, id.Issuer, string(signer.Observed)); err != nil {
+		return "", fmt.Errorf("signer %.80q: %w", key, err)
+	}
+	t.observed[key] = true
+	return key, nil
 }
 
 // PutArtifact adds an artifact or refreshes what is known of it. The first
 // sighting and the deployment mark stay.
 func (t *Tx) PutArtifact(ctx context.Context, a inventory.Artifact) error {
-	n, err := t.exec(ctx, `INSERT INTO artifacts (repository, digest, media_type, size, deployed, first_seen)
-		VALUES ($1, $2, $3, $4, FALSE, $5) ON CONFLICT (repository, digest) DO NOTHING`,
-		a.Repository, a.Digest, a.MediaType, a.Size, t.now.Unix())
+	if err := checkNames(append([]string{a.Repository, a.Digest}, a.Tags...)...); err != nil {
+		return err
+	}
+	n, err := t.exec(ctx, insertArtifact, a.Repository, a.Digest, clean(a.MediaType), a.Size, t.now.Unix())
 	if err != nil {
 		return err
 	}
 	if n == 0 && a.Size > 0 { // known by its signatures before its manifest was seen
 		if n, err = t.exec(ctx, `UPDATE artifacts SET media_type = $1, size = $2
-			WHERE repository = $3 AND digest = $4 AND size = 0`, a.MediaType, a.Size, a.Repository, a.Digest); err != nil {
+			WHERE repository = $3 AND digest = $4 AND size = 0`, clean(a.MediaType), a.Size, a.Repository, a.Digest); err != nil {
 			return err
 		}
 	}
 	if n > 0 {
-		t.Record(journal.Draft{Action: "artifact.seen", Subject: a.Ref(), Digest: a.Digest})
+		if err := t.sight(ctx, "artifact.seen", a.Ref(), a.Digest); err != nil {
+			return err
+		}
 	}
+	t.artifact = [2]string{a.Repository, a.Digest}
 	for _, tag := range a.Tags {
-		n, err := t.exec(ctx, `INSERT INTO tags (repository, tag, digest) VALUES ($1, $2, $3)
+		n, err := t.exec(ctx, `INSERT INTO tags (repository, tag, digest, signature, listed, checked) VALUES ($1, $2, $3, FALSE, 0, 0)
 			ON CONFLICT (repository, tag) DO UPDATE SET digest = excluded.digest WHERE tags.digest <> excluded.digest`,
 			a.Repository, tag, a.Digest)
 		if err != nil {
 			return err
 		}
 		if n > 0 {
-			t.Record(journal.Draft{Action: "tag.seen", Subject: a.Repository + ":" + tag, Digest: a.Digest})
+			if err := t.sight(ctx, "tag.seen", a.Repository+":"+tag, a.Digest); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
+const insertArtifact = `INSERT INTO artifacts (repository, digest, media_type, size, deployed, first_seen, referrers, asked)
+	VALUES ($1, $2, $3, $4, FALSE, $5, '', 0) ON CONFLICT (repository, digest) DO NOTHING`
+
 // SetDeployed marks an artifact as running somewhere, in every repository it
 // is known in or in the one given. It returns inventory.ErrNotFound when the
 // inventory has no such artifact.
 func (t *Tx) SetDeployed(ctx context.Context, repository, digest string) error {
-	n, err := t.exec(ctx, `UPDATE artifacts SET deployed = TRUE WHERE digest = $1 AND ($2 = '' OR repository = $2)`, digest, repository)
+	q := query{}
+	q.and("digest = %s", digest)
+	if repository != "" {
+		q.and("repository = %s", repository)
+	}
+	n, err := t.exec(ctx, `UPDATE artifacts SET deployed = TRUE`+q.where(), q.args...)
 	if err != nil {
 		return err
 	}
@@ -89,113 +109,12 @@ func (t *Tx) SetDeployed(ctx context.Context, repository, digest string) error {
 	return nil
 }
 
-// PutSignature adds a signature, or what is new about one that is known. The
-// first sighting is kept and journaled with the digest of the stored bytes.
-// Proofs are only ever added: a copy of the signature without them, which
-// anybody can push, takes nothing away.
-func (t *Tx) PutSignature(ctx context.Context, s inventory.Signature) error {
-	known, err := queryAll(ctx, t.tx, func(rows *sql.Rows) (g inventory.Signature, err error) {
-		var gone bool
-		g, err = scanSignature(rows, &gone)
-		g.Gone = gone
-		return g, err
-	}, `SELECT `+signatureColumns+`, g.gone FROM signatures g JOIN signers r ON r.id = g.signer WHERE g.id = $1`, s.ID)
-	if err != nil {
-		return err
-	}
-	action := "signature.seen"
-	if len(known) > 0 {
-		if s = merge(known[0], s); reflect.DeepEqual(s, known[0]) {
-			return nil
-		}
-		action = "signature.reverified"
-	} else {
-		s.FirstSeen = t.now
-	}
-	if err := t.observe(ctx, s.Signer); err != nil {
-		return err
-	}
-	requires, err := json.Marshal(s.Requires)
-	if err != nil {
-		return err
-	}
-	bounds, err := json.Marshal(s.Bounds)
-	if err != nil {
-		return err
-	}
-	if _, err := t.exec(ctx, `INSERT INTO signatures (id, repository, digest, format, manifest, content, predicate_type,
-			payload_digest, names, signer, requires, verified, why, bounds, first_seen, gone)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, FALSE)
-		ON CONFLICT (id) DO UPDATE SET manifest = excluded.manifest,
-			requires = excluded.requires, verified = excluded.verified, why = excluded.why, bounds = excluded.bounds, gone = FALSE`,
-		s.ID, s.Repository, s.Digest, s.Format, s.Manifest, s.Content, s.PredicateType, s.PayloadDigest, s.Names,
-		s.Signer.ID(), string(requires), s.Verified, s.Why, string(bounds), s.FirstSeen.Unix()); err != nil {
-		return err
-	}
-	t.Record(journal.Draft{Action: action, Subject: s.ID + " on " + s.Repository + "@" + s.Digest, Digest: s.Content})
-	return nil
-}
-
-// maxBounds is how many bounds are kept of one signature before those that did
-// not verify are left out: anybody can push more of them.
-const maxBounds = 64
-
-// merge returns what two sightings of one signature say together. That it
-// verified once stays true, and so does every proof that verified.
-func merge(known, now inventory.Signature) inventory.Signature {
-	out := known
-	out.Gone = false
-	if now.Verified || !known.Verified {
-		out.Requires, out.Verified, out.Why = now.Requires, now.Verified, now.Why
-	}
-	if now.Format != inventory.Bundle || known.Gone { // two bundles may hold one signature; a tag has one manifest
-		out.Manifest = now.Manifest
-	}
-	out.Bounds = slices.Clone(known.Bounds)
-	for _, b := range now.Bounds {
-		at := slices.IndexFunc(out.Bounds, func(k inventory.Bound) bool {
-			return k.Side == b.Side && k.Time.Equal(b.Time) && k.Authority == b.Authority
-		})
-		switch {
-		case at < 0 && (b.Verified || len(out.Bounds) < maxBounds):
-			out.Bounds = append(out.Bounds, b)
-		case at >= 0 && b.Verified:
-			out.Bounds[at] = b
-		}
-	}
-	return out
-}
-
-// KeepSignatures marks every signature of an artifact as gone that is not
-// among those just seen.
-func (t *Tx) KeepSignatures(ctx context.Context, repository, digest string, seen []string) error {
-	known, err := queryAll(ctx, t.tx, scanString,
-		`SELECT id FROM signatures WHERE repository = $1 AND digest = $2 AND NOT gone`, repository, digest)
-	if err != nil {
-		return err
-	}
-	present := make(map[string]bool, len(seen))
-	for _, id := range seen {
-		present[id] = true
-	}
-	for _, id := range known {
-		if present[id] {
-			continue
-		}
-		if _, err := t.exec(ctx, `UPDATE signatures SET gone = TRUE WHERE id = $1`, id); err != nil {
-			return err
-		}
-		t.Record(journal.Draft{Action: "signature.gone", Subject: id + " on " + repository + "@" + digest})
-	}
-	return nil
-}
-
 // PutVault keeps bytes under their digest, which it returns. It needs no entry
 // in the journal: bytes under their own digest change nothing that is believed
 // until something journaled refers to them.
 func (t *Tx) PutVault(ctx context.Context, content []byte) (string, error) {
 	digest := inventory.Digest(content)
-	if _, err := t.tx.ExecContext(ctx, `INSERT INTO vault (digest, body) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING`,
+	if _, err := t.scratch(ctx, `INSERT INTO vault (digest, body) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING`,
 		digest, t.store.enc.EncodeAll(content, nil)); err != nil {
 		return "", fmt.Errorf("vault: %w", err)
 	}
@@ -204,28 +123,47 @@ func (t *Tx) PutVault(ctx context.Context, content []byte) (string, error) {
 
 // PutProblem keeps what a scan could not read.
 func (t *Tx) PutProblem(ctx context.Context, p inventory.Problem) error {
-	_, err := t.exec(ctx, `INSERT INTO problems (repository, reference, problem, seen) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (repository, reference) DO UPDATE SET problem = excluded.problem, seen = excluded.seen`,
-		p.Repository, p.Reference, p.Problem, t.now.Unix())
-	if err == nil {
-		t.Record(journal.Draft{Action: "scan.problem", Subject: p.Repository + " " + p.Reference})
+	if err := checkNames(p.Repository); err != nil {
+		return err
 	}
-	return err
+	p.Reference = reference(p.Reference)
+	if _, err := t.exec(ctx, `INSERT INTO problems (repository, reference, problem, seen) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (repository, reference) DO UPDATE SET problem = excluded.problem, seen = excluded.seen`,
+		p.Repository, p.Reference, clean(p.Problem), t.now.Unix()); err != nil {
+		return err
+	}
+	return t.sight(ctx, "scan.problem", p.Repository+" "+p.Reference, "")
 }
 
-// ClearProblems forgets the problems of a repository that is scanned anew.
-func (t *Tx) ClearProblems(ctx context.Context, repository string) error {
-	n, err := t.exec(ctx, `DELETE FROM problems WHERE repository = $1`, repository)
-	if err == nil && n > 0 {
-		t.Record(journal.Draft{Action: "scan.problems.cleared", Subject: repository})
+// reference is how a reference is kept that may be the name of any file.
+func reference(s string) string {
+	if s = clean(s); len(s) <= maxName {
+		return s
 	}
-	return err
+	return strings.ToValidUTF8(s[:maxName/2], "") + "... " + inventory.Digest([]byte(s))
+}
+
+// ClearProblems forgets the problems with a reference that is read anew, or
+// with "" those of the whole repository.
+func (t *Tx) ClearProblems(ctx context.Context, repository, ref string) error {
+	q := query{}
+	q.and("repository = %s", repository)
+	subject := repository
+	if ref != "" {
+		q.and("reference = %s", reference(ref))
+		subject += " " + reference(ref)
+	}
+	n, err := t.exec(ctx, `DELETE FROM problems`+q.where(), q.args...)
+	if err != nil || n == 0 {
+		return err
+	}
+	return t.sight(ctx, "scan.problems.cleared", subject, "")
 }
 
 // Vault returns the bytes kept under a digest, or inventory.ErrNotFound.
 func (s *Store) Vault(ctx context.Context, digest string) ([]byte, error) {
 	var packed []byte
-	err := s.read.QueryRowContext(ctx, `SELECT body FROM vault WHERE digest = $1`, digest).Scan(&packed)
+	err := row(ctx, s.read, []any{&packed}, `SELECT body FROM vault WHERE digest = $1`, digest)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, fmt.Errorf("vault has no %s: %w", digest, inventory.ErrNotFound)
 	}
@@ -253,22 +191,32 @@ type SignerSummary struct {
 
 // Signers lists every signer, enrolled ones first.
 func (s *Store) Signers(ctx context.Context) ([]SignerSummary, error) {
+	// The counts of each signer come from its part of an index, in whose order
+	// nothing has to be sorted: hence queries within the query, and one value for
+	// three.
 	return queryAll(ctx, s.read, func(rows *sql.Rows) (SignerSummary, error) {
 		var r SignerSummary
-		var first, last int64
-		err := rows.Scan(&r.Identity.Kind, &r.Identity.Subject, &r.Identity.Issuer, &r.Name, &r.State, &r.PublicKey,
-			&r.Signatures, &r.Artifacts, &first, &last)
-		if first > 0 {
-			r.FirstSeen, r.LastSeen = time.Unix(first, 0).UTC(), time.Unix(last, 0).UTC()
+		var did string
+		if err := rows.Scan(&r.Identity.Kind, &r.Identity.Subject, &r.Identity.Issuer, &r.Name, &r.State, &r.PublicKey, &r.Artifacts, &did); err != nil {
+			return r, err
 		}
-		return r, err
-	}, `SELECT kind, subject, issuer, name, state, public_key,
-			(SELECT COUNT(*) FROM signatures g WHERE g.signer = s.id AND NOT g.gone),
-			(SELECT COUNT(*) FROM (SELECT DISTINCT repository, digest FROM signatures g WHERE g.signer = s.id AND NOT g.gone) d),
-			(SELECT COALESCE(MIN(first_seen), 0) FROM signatures g WHERE g.signer = s.id),
-			(SELECT COALESCE(MAX(first_seen), 0) FROM signatures g WHERE g.signer = s.id)
+		var first, last int64
+		if _, err := fmt.Sscan(did, &r.Signatures, &first, &last); err != nil {
+			return r, fmt.Errorf("signer %s: %w", r.Identity.ID(), err)
+		}
+		if first > 0 {
+			r.FirstSeen, r.LastSeen = moment(first), moment(last)
+		}
+		return r, nil
+	}, `SELECT `+recordColumns+`,
+			(SELECT COUNT(*) FROM (SELECT DISTINCT repository, digest FROM signatures g WHERE g.signer = s.id AND NOT gone) d),
+			(SELECT COUNT(*) FILTER (WHERE NOT gone) || ' ' || COALESCE(MIN(first_seen), 0) || ' ' || COALESCE(MAX(first_seen), 0)
+				FROM signatures g WHERE g.signer = s.id)
 		FROM signers s ORDER BY name = '', name, id`)
 }
+
+// moment is a time as the database keeps it.
+func moment(seconds int64) time.Time { return time.Unix(seconds, 0).UTC() }
 
 // Signer returns one signer by ID or by enrolled name, or
 // inventory.ErrNotFound.
@@ -285,100 +233,6 @@ func (s *Store) Signer(ctx context.Context, idOrName string) (signer.Record, err
 	return found[0], nil
 }
 
-// Place is a position in the order artifacts are listed in: deployed first,
-// then by repository and digest. The zero value stands before the first.
-type Place struct {
-	Listed     bool // whether the listing has got past the deployed ones
-	Repository string
-	Digest     string
-}
-
-const artifactColumns = `a.repository, a.digest, a.media_type, a.size, a.deployed, a.first_seen,
-	COALESCE((SELECT GROUP_CONCAT(tag, ' ') FROM tags t WHERE t.repository = a.repository AND t.digest = a.digest), '')`
-
-func scanArtifact(rows *sql.Rows) (inventory.Artifact, error) {
-	var a inventory.Artifact
-	var first int64
-	var tags string
-	err := rows.Scan(&a.Repository, &a.Digest, &a.MediaType, &a.Size, &a.Deployed, &first, &tags)
-	a.FirstSeen = time.Unix(first, 0).UTC()
-	a.Tags = strings.Fields(tags)
-	return a, err
-}
-
-// Selection says which artifacts are meant. Empty fields select everything.
-type Selection struct {
-	Signers    []string // IDs: artifacts with a signature by any of them
-	Digests    []string // and these artifacts besides
-	Repository string   // only in this repository
-	Digest     string   // only this artifact
-}
-
-// Artifacts returns one page of the artifacts selected, deployed first, and
-// the place to go on from; an empty page is the end.
-func (s *Store) Artifacts(ctx context.Context, sel Selection, after Place, limit int) ([]inventory.Artifact, Place, error) {
-	for {
-		args := []any{!after.Listed, after.Repository, after.Digest, limit, sel.Repository, sel.Digest}
-		where := ""
-		if len(sel.Signers)+len(sel.Digests) > 0 {
-			signers := bind(&args, sel.Signers)
-			digests := bind(&args, sel.Digests)
-			where = ` AND (a.digest IN (` + digests + `) OR EXISTS (SELECT 1 FROM signatures g
-				WHERE g.repository = a.repository AND g.digest = a.digest AND g.signer IN (` + signers + `)))`
-		}
-		page, err := queryAll(ctx, s.read, scanArtifact, `SELECT `+artifactColumns+` FROM artifacts a
-			WHERE a.deployed = $1 AND (a.repository, a.digest) > ($2, $3)
-			AND ($5 = '' OR a.repository = $5) AND ($6 = '' OR a.digest = $6)`+where+`
-			ORDER BY a.repository, a.digest LIMIT $4`, args...)
-		if err != nil {
-			return nil, after, err
-		}
-		if len(page) > 0 {
-			last := page[len(page)-1]
-			return page, Place{Listed: after.Listed, Repository: last.Repository, Digest: last.Digest}, nil
-		}
-		if after.Listed {
-			return nil, after, nil
-		}
-		after = Place{Listed: true}
-	}
-}
-
-// bind appends values to args and returns their placeholders.
-func bind(args *[]any, values []string) string {
-	if len(values) == 0 {
-		return "NULL"
-	}
-	marks := make([]string, len(values))
-	for i, v := range values {
-		*args = append(*args, v)
-		marks[i] = fmt.Sprintf("$%d", len(*args))
-	}
-	return strings.Join(marks, ", ")
-}
-
-// SignaturesOf returns the signatures of one artifact that are at their place,
-// without those that the plan named made itself ("" leaves none out).
-func (s *Store) SignaturesOf(ctx context.Context, a inventory.Artifact, exceptPlan string) ([]inventory.Signature, error) {
-	return queryAll(ctx, s.read, func(rows *sql.Rows) (inventory.Signature, error) { return scanSignature(rows) }, `SELECT `+signatureColumns+`
-		FROM signatures g JOIN signers r ON r.id = g.signer
-		WHERE g.repository = $1 AND g.digest = $2 AND NOT g.gone
-		AND NOT EXISTS (SELECT 1 FROM reissues i WHERE i.signature_id = g.id AND i.plan = $3)
-		ORDER BY g.id`, a.Repository, a.Digest, exceptPlan)
-}
-
-// SignaturesEver returns every signature ever seen on one artifact, also those
-// that are no longer at their place.
-func (s *Store) SignaturesEver(ctx context.Context, a inventory.Artifact) ([]inventory.Signature, error) {
-	return queryAll(ctx, s.read, func(rows *sql.Rows) (g inventory.Signature, err error) {
-		var gone bool
-		g, err = scanSignature(rows, &gone)
-		g.Gone = gone
-		return g, err
-	}, `SELECT `+signatureColumns+`, g.gone FROM signatures g JOIN signers r ON r.id = g.signer
-		WHERE g.repository = $1 AND g.digest = $2 ORDER BY g.id`, a.Repository, a.Digest)
-}
-
 // Records returns every signer, without what it did.
 func (s *Store) Records(ctx context.Context) ([]signer.Record, error) {
 	return queryAll(ctx, s.read, scanRecord, `SELECT `+recordColumns+` FROM signers ORDER BY id`)
@@ -389,29 +243,6 @@ const recordColumns = `kind, subject, issuer, name, state, public_key`
 func scanRecord(rows *sql.Rows) (r signer.Record, err error) {
 	err = rows.Scan(&r.Identity.Kind, &r.Identity.Subject, &r.Identity.Issuer, &r.Name, &r.State, &r.PublicKey)
 	return r, err
-}
-
-const signatureColumns = `g.id, g.repository, g.digest, g.format, g.manifest, g.content, g.predicate_type, g.payload_digest, g.names,
-	r.kind, r.subject, r.issuer, g.requires, g.verified, g.why, g.bounds, g.first_seen`
-
-// scanSignature reads signatureColumns and what is selected after them.
-func scanSignature(rows *sql.Rows, more ...any) (inventory.Signature, error) {
-	var g inventory.Signature
-	var requires, bounds string
-	var first int64
-	into := []any{&g.ID, &g.Repository, &g.Digest, &g.Format, &g.Manifest, &g.Content, &g.PredicateType, &g.PayloadDigest,
-		&g.Names, &g.Signer.Kind, &g.Signer.Subject, &g.Signer.Issuer, &requires, &g.Verified, &g.Why, &bounds, &first}
-	if err := rows.Scan(append(into, more...)...); err != nil {
-		return g, err
-	}
-	g.FirstSeen = time.Unix(first, 0).UTC()
-	if err := json.Unmarshal([]byte(requires), &g.Requires); err != nil {
-		return g, fmt.Errorf("signature %s: %w", g.ID, err)
-	}
-	if err := json.Unmarshal([]byte(bounds), &g.Bounds); err != nil {
-		return g, fmt.Errorf("signature %s: %w", g.ID, err)
-	}
-	return g, nil
 }
 
 // Problems lists what the last scans could not read.
@@ -425,18 +256,52 @@ func (s *Store) Problems(ctx context.Context) ([]inventory.Problem, error) {
 // Counts is the size of the inventory.
 type Counts struct{ Artifacts, Signatures int64 }
 
-// Counts returns the size of the inventory.
+// Counts returns the size of the inventory, without signatures that are gone.
 func (s *Store) Counts(ctx context.Context) (c Counts, err error) {
-	err = s.read.QueryRowContext(ctx, `SELECT (SELECT COUNT(*) FROM artifacts), (SELECT COUNT(*) FROM signatures WHERE NOT gone)`).
-		Scan(&c.Artifacts, &c.Signatures)
-	if err != nil {
-		err = fmt.Errorf("database: %w", err)
-	}
+	err = row(ctx, s.read, []any{&c.Artifacts, &c.Signatures}, `SELECT (SELECT COUNT(*) FROM artifacts),
+		(SELECT COUNT(*) FROM signatures) - (SELECT COUNT(*) FROM signatures WHERE gone)`)
 	return c, err
 }
 
-func scanString(rows *sql.Rows) (string, error) {
-	var v string
-	err := rows.Scan(&v)
-	return v, err
+// RepositoryCounts is the size of one repository: what is at its place.
+type RepositoryCounts struct {
+	Artifacts, Signatures int64
+	Verified              int64 // of the signatures
+	Problems              int64
+}
+
+// RepositoryCounts returns the size of one repository.
+func (s *Store) RepositoryCounts(ctx context.Context, repository string) (c RepositoryCounts, err error) {
+	err = row(ctx, s.read, []any{&c.Artifacts, &c.Signatures, &c.Verified, &c.Problems}, `SELECT
+		(SELECT COUNT(*) FROM artifacts WHERE repository = $1),
+		(SELECT COUNT(*) FROM signatures WHERE repository = $1 AND NOT gone),
+		(SELECT COUNT(*) FROM signatures WHERE repository = $1 AND NOT gone AND verified),
+		(SELECT COUNT(*) FROM problems WHERE repository = $1)`, repository)
+	return c, err
+}
+
+// Known reports whether the manifest of an artifact has been read.
+func (s *Store) Known(ctx context.Context, repository, digest string) (known bool, err error) {
+	err = row(ctx, s.read, []any{&known}, `SELECT EXISTS (SELECT 1 FROM artifacts WHERE repository = $1 AND digest = $2 AND size > 0)`, repository, digest)
+	return known, err
+}
+
+var signatureTag = regexp.MustCompile(`^sha256-[0-9a-f]{64}(\..*)?$`)
+
+// separator stands between the tags of an artifact as a query returns them. No
+// tag and no file name has one.
+const separator = "\x1f"
+
+const artifactColumns = `a.repository, a.digest, a.media_type, a.size, a.deployed, a.first_seen,
+	COALESCE((SELECT string_agg(t.tag, '` + separator + `' ORDER BY t.tag) FROM tags t
+		WHERE t.repository = a.repository AND t.digest = a.digest AND NOT t.signature), '')`
+
+func scanArtifact(rows *sql.Rows) (inventory.Artifact, error) {
+	var a inventory.Artifact
+	var first int64
+	var tags string
+	err := rows.Scan(&a.Repository, &a.Digest, &a.MediaType, &a.Size, &a.Deployed, &first, &tags)
+	a.FirstSeen = moment(first)
+	a.Tags = strings.FieldsFunc(tags, func(r rune) bool { return string(r) == separator })
+	return a, err
 }

@@ -6,7 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/reseal/reseal/journal"
 	"golang.org/x/mod/sumdb/tlog"
@@ -15,22 +19,29 @@ import (
 // Update runs fn in a write transaction. Everything fn changes and every entry
 // it records is committed together, or nothing is. fn must record at least one
 // entry if it changes anything, and must not use the Tx after it returns.
+//
+// Updates are serial, whichever process they come from.
 func (s *Store) Update(ctx context.Context, by journal.Author, fn func(*Tx) error) error {
 	if err := by.Check(); err != nil {
 		return err
 	}
-	sqlTx, err := s.write.BeginTx(ctx, nil)
+	sqlTx, release, err := s.begin(ctx)
 	if err != nil {
-		return fmt.Errorf("database: %w", err)
+		return err
 	}
+	defer release()
 	defer func() { _ = sqlTx.Rollback() }() // after a commit it does nothing; a panic in fn must not keep the writer
-	tx := &Tx{tx: sqlTx, store: s, by: by, now: s.now().UTC().Truncate(time.Second)}
+	tx := &Tx{tx: sqlTx, store: s, by: by, now: s.now().UTC().Truncate(time.Second), prepared: map[string]*sql.Stmt{}, observed: map[string]bool{}}
 	if err := tx.run(ctx, fn); err != nil {
 		return err
 	}
-	if err := sqlTx.Commit(); err != nil {
-		return fmt.Errorf("database: %w", err)
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("database: %w, and nothing of this is recorded", err)
 	}
+	if err := s.committed(sqlTx.Commit()); err != nil {
+		return err
+	}
+	s.remember(tx.observed)
 	return nil
 }
 
@@ -41,12 +52,22 @@ type Tx struct {
 	by    journal.Author
 	now   time.Time
 
+	prepared map[string]*sql.Stmt
 	changed  bool
 	recorded []journal.Draft
+	body     []byte // of the sightings not yet in the vault
+	sighted  int64  // lines of body
+
+	observed map[string]bool // IDs of signers that have a row, of those this transaction came across
+	artifact [2]string       // repository and digest of the last one put
+	next     int64           // number of the next signature; 0: not known yet
 }
 
 func (t *Tx) run(ctx context.Context, fn func(*Tx) error) error {
 	if err := fn(t); err != nil {
+		return err
+	}
+	if err := t.keepSightings(ctx); err != nil {
 		return err
 	}
 	if t.changed && len(t.recorded) == 0 {
@@ -60,13 +81,146 @@ func (t *Tx) Record(d journal.Draft) { t.recorded = append(t.recorded, d) }
 
 // exec changes rows and returns how many.
 func (t *Tx) exec(ctx context.Context, query string, args ...any) (int64, error) {
-	r, err := t.tx.ExecContext(ctx, query, args...)
-	if err != nil {
-		return 0, fmt.Errorf("database: %w", err)
-	}
-	n, err := r.RowsAffected()
+	n, err := t.scratch(ctx, query, args...)
 	t.changed = t.changed || n > 0
 	return n, err
+}
+
+// scratch changes rows that nothing is believed for: where a scan stands, and
+// bytes under their own digest.
+func (t *Tx) scratch(ctx context.Context, query string, args ...any) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, failed(err)
+	}
+	if err := checkArgs(args); err != nil {
+		return 0, err
+	}
+	var r sql.Result
+	var err error
+	if t.store.postgres { // pgx prepares by itself, for the life of a connection
+		r, err = t.tx.ExecContext(ctx, query, args...)
+	} else {
+		stmt := t.prepared[query]
+		if stmt == nil {
+			if stmt, err = t.tx.PrepareContext(ctx, query); err != nil {
+				return 0, failed(err)
+			}
+			t.prepared[query] = stmt
+		}
+		// A statement here takes microseconds; watching the context for it would
+		// take a goroutine.
+		r, err = stmt.ExecContext(context.WithoutCancel(ctx), args...)
+	}
+	if err != nil {
+		return 0, failed(err)
+	}
+	return r.RowsAffected()
+}
+
+// checkArgs refuses text that is no text in one of the databases, in what is
+// written and in what is asked for, so that both give one answer.
+func checkArgs(args []any) error {
+	for _, a := range args {
+		if text, ok := a.(string); ok {
+			if err := checkText(text); err != nil {
+				return fmt.Errorf("database: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// checkText refuses what no text column of both databases holds.
+func checkText(s string) error {
+	if strings.IndexByte(s, 0) >= 0 || !utf8.ValidString(s) {
+		return fmt.Errorf("%.80q has a NUL character or is not UTF-8: it cannot be kept as text", s)
+	}
+	return nil
+}
+
+// maxName bounds what rows are found by, in bytes: an index of PostgreSQL holds
+// no more than three such names.
+const maxName = 800
+
+// checkNames refuses names that are too long to find anything by.
+func checkNames(names ...string) error {
+	for _, name := range names {
+		if len(name) > maxName {
+			return fmt.Errorf("database: %.80q... is longer than %d bytes: it cannot be kept as a name", name, maxName)
+		}
+	}
+	return nil
+}
+
+// clean makes text that only describes fit for a text column. What names
+// something is never cleaned: it would name something else.
+func clean(s string) string {
+	if checkText(s) == nil {
+		return s
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// Sighted is the action of the entries that stand for what a scan or an import
+// saw: a million sightings are not a million entries. The entry's digest is
+// that of a text in the vault, with a line for each sighting; see Sightings.
+const Sighted = "inventory.sighted"
+
+// maxSightings bounds the text of one entry, in bytes.
+const maxSightings = 32 << 20
+
+var (
+	escape   = strings.NewReplacer(`\`, `\\`, "\t", `\t`, "\n", `\n`)
+	unescape = strings.NewReplacer(`\\`, `\`, `\t`, "\t", `\n`, "\n")
+)
+
+// sight adds a line to the transaction's sightings.
+func (t *Tx) sight(ctx context.Context, action, subject, digest string) error {
+	if strings.ContainsAny(subject, "\\\t\n") {
+		subject = escape.Replace(subject)
+	}
+	t.body = append(t.body, action...)
+	t.body = append(t.body, '\t')
+	t.body = append(t.body, subject...)
+	t.body = append(t.body, '\t')
+	t.body = append(t.body, digest...)
+	t.body = append(t.body, '\n')
+	t.sighted++
+	if len(t.body) < maxSightings {
+		return nil
+	}
+	return t.keepSightings(ctx)
+}
+
+func (t *Tx) keepSightings(ctx context.Context) error {
+	if t.sighted == 0 {
+		return nil
+	}
+	digest, err := t.PutVault(ctx, t.body)
+	if err != nil {
+		return err
+	}
+	t.Record(journal.Draft{Action: Sighted, Subject: strconv.FormatInt(t.sighted, 10) + " sightings", Digest: digest})
+	t.body, t.sighted = t.body[:0], 0
+	return nil
+}
+
+// Sightings returns what an entry of the action Sighted stands for, by the
+// entry's digest, in the order in which it was seen.
+func (s *Store) Sightings(ctx context.Context, digest string) ([]journal.Draft, error) {
+	body, err := s.Vault(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	var out []journal.Draft
+	for line := range strings.Lines(string(body)) {
+		f := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
+		if len(f) != 3 {
+			return nil, fmt.Errorf("%s in the vault is no list of sightings: line %d has %d fields, not 3", digest, len(out)+1, len(f))
+		}
+		out = append(out, journal.Draft{Action: f[0], Subject: unescape.Replace(f[1]), Digest: f[2]})
+	}
+	return out, nil
 }
 
 func (t *Tx) appendJournal(ctx context.Context) error {
@@ -77,25 +231,27 @@ func (t *Tx) appendJournal(ctx context.Context) error {
 	if err := t.tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(seq)+1, 0) FROM journal`).Scan(&next); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	// Hashes of this transaction are read back while it grows.
+	// Hashes of this transaction are read back while it grows, and few others.
 	fresh := map[int64]tlog.Hash{}
 	reader := tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
+		older := slices.DeleteFunc(slices.Clone(indexes), func(at int64) bool { _, ok := fresh[at]; return ok })
+		read, err := readHashes(ctx, t.tx, older)
+		if err != nil {
+			return nil, err
+		}
+		for i, at := range older {
+			fresh[at] = read[i]
+		}
 		out := make([]tlog.Hash, len(indexes))
 		for i, at := range indexes {
-			if h, ok := fresh[at]; ok {
-				out[i] = h
-				continue
-			}
-			h, err := readHashes(ctx, t.tx, []int64{at})
-			if err != nil {
-				return nil, err
-			}
-			out[i] = h[0]
+			out[i] = fresh[at]
 		}
 		return out, nil
 	})
 	for _, d := range t.recorded {
-		e := journal.Entry{Index: next, Time: t.now, Actor: t.by.Actor, Reason: t.by.Reason, Action: d.Action, Subject: d.Subject, Digest: d.Digest}
+		// An entry of text that is none would not be in canonical form.
+		e := journal.Entry{Index: next, Time: t.now, Actor: clean(t.by.Actor), Reason: clean(t.by.Reason),
+			Action: clean(d.Action), Subject: clean(d.Subject), Digest: clean(d.Digest)}
 		body, err := e.Marshal()
 		if err != nil {
 			return err
@@ -107,11 +263,11 @@ func (t *Tx) appendJournal(ctx context.Context) error {
 		at := tlog.StoredHashIndex(0, next)
 		for i, h := range hashes {
 			fresh[at+int64(i)] = h
-			if _, err := t.tx.ExecContext(ctx, `INSERT INTO journal_hashes (seq, hash) VALUES ($1, $2)`, at+int64(i), h[:]); err != nil {
+			if _, err := t.exec(ctx, `INSERT INTO journal_hashes (seq, hash) VALUES ($1, $2)`, at+int64(i), h[:]); err != nil {
 				return fmt.Errorf("journal: %w", err)
 			}
 		}
-		if _, err := t.tx.ExecContext(ctx, `INSERT INTO journal (seq, body) VALUES ($1, $2)`, next, string(body)); err != nil {
+		if _, err := t.exec(ctx, `INSERT INTO journal (seq, body) VALUES ($1, $2)`, next, string(body)); err != nil {
 			return fmt.Errorf("journal: %w", err)
 		}
 		next++
@@ -122,7 +278,7 @@ func (t *Tx) appendJournal(ctx context.Context) error {
 // JournalCheckpoint returns what commits to the journal as it is now.
 func (s *Store) JournalCheckpoint(ctx context.Context) (journal.Checkpoint, error) {
 	var size int64
-	if err := s.read.QueryRowContext(ctx, `SELECT COUNT(*) FROM journal`).Scan(&size); err != nil {
+	if err := s.read.QueryRowContext(ctx, `SELECT COALESCE(MAX(seq)+1, 0) FROM journal`).Scan(&size); err != nil {
 		return journal.Checkpoint{}, fmt.Errorf("journal: %w", err)
 	}
 	return s.JournalCheckpointAt(ctx, size)
@@ -140,18 +296,36 @@ func (s *Store) JournalCheckpointAt(ctx context.Context, size int64) (journal.Ch
 	return journal.Checkpoint{Size: size, Root: root}, nil
 }
 
-func readHashes(ctx context.Context, q querier, indexes []int64) ([]tlog.Hash, error) {
+func readHashes(ctx context.Context, db querier, indexes []int64) ([]tlog.Hash, error) {
 	out := make([]tlog.Hash, len(indexes))
+	if len(indexes) == 0 {
+		return out, nil
+	}
+	var q query
+	marks := make([]string, len(indexes))
 	for i, at := range indexes {
-		var raw []byte
-		err := q.QueryRowContext(ctx, `SELECT hash FROM journal_hashes WHERE seq = $1`, at).Scan(&raw)
-		if err == nil && len(raw) != tlog.HashSize {
-			err = fmt.Errorf("%d bytes long", len(raw))
+		marks[i] = q.mark(at)
+	}
+	type hashRow struct {
+		seq int64
+		raw []byte
+	}
+	found, err := queryAll(ctx, db, func(rows *sql.Rows) (h hashRow, err error) {
+		err = rows.Scan(&h.seq, &h.raw)
+		return h, err
+	}, `SELECT seq, hash FROM journal_hashes WHERE seq IN (`+strings.Join(marks, ", ")+`)`, q.args...)
+	if err != nil {
+		return nil, err
+	}
+	for i, at := range indexes {
+		n := slices.IndexFunc(found, func(h hashRow) bool { return h.seq == at })
+		switch {
+		case n < 0:
+			return nil, fmt.Errorf("journal hash %d is missing", at)
+		case len(found[n].raw) != tlog.HashSize:
+			return nil, fmt.Errorf("journal hash %d is %d bytes long", at, len(found[n].raw))
 		}
-		if err != nil {
-			return nil, fmt.Errorf("journal hash %d: %w", at, err)
-		}
-		copy(out[i][:], raw)
+		copy(out[i][:], found[n].raw)
 	}
 	return out, nil
 }
@@ -186,6 +360,12 @@ func scanBytes(rows *sql.Rows) ([]byte, error) {
 	return b, err
 }
 
+func scanString(rows *sql.Rows) (string, error) {
+	var v string
+	err := rows.Scan(&v)
+	return v, err
+}
+
 type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
@@ -193,20 +373,41 @@ type querier interface {
 
 // queryAll runs a query whose result is known to be small: a page.
 func queryAll[T any](ctx context.Context, q querier, scan func(*sql.Rows) (T, error), query string, args ...any) (out []T, err error) {
+	if err := checkArgs(args); err != nil {
+		return nil, err
+	}
 	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
-		return nil, fmt.Errorf("database: %w", err)
+		return nil, failed(err)
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	for rows.Next() {
 		v, err := scan(rows)
 		if err != nil {
-			return nil, fmt.Errorf("database: %w", err)
+			return nil, failed(err)
 		}
 		out = append(out, v)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("database: %w", err)
+		return nil, failed(err)
 	}
 	return out, nil
+}
+
+// row runs a query of one row.
+func row(ctx context.Context, q querier, into []any, query string, args ...any) error {
+	if err := checkArgs(args); err != nil {
+		return err
+	}
+	return failed(q.QueryRowContext(ctx, query, args...).Scan(into...))
+}
+
+// view runs fn on one state of the database, however many queries it makes.
+func (s *Store) view(ctx context.Context, fn func(querier) error) error {
+	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	if err != nil {
+		return failed(err)
+	}
+	defer func() { _ = tx.Rollback() }() // nothing was written
+	return fn(tx)
 }

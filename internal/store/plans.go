@@ -16,11 +16,15 @@ const (
 	KindIncident  = "incident"
 	KindPlan      = "plan"
 	KindApproval  = "approval"
+	KindAnchor    = "anchor"
 )
 
 // PutDocument keeps the next version of a document and journals it. Earlier
 // versions stay.
 func (t *Tx) PutDocument(ctx context.Context, kind, id, action string, body []byte) error {
+	if err := checkNames(kind, id); err != nil {
+		return err
+	}
 	if _, err := t.exec(ctx, `INSERT INTO documents (kind, id, version, body)
 		SELECT $1, $2, COALESCE(MAX(version)+1, 1), $3 FROM documents WHERE kind = $1 AND id = $2`, kind, id, string(body)); err != nil {
 		return err
@@ -32,28 +36,31 @@ func (t *Tx) PutDocument(ctx context.Context, kind, id, action string, body []by
 // Document returns the newest version of a document, or inventory.ErrNotFound.
 func (s *Store) Document(ctx context.Context, kind, id string) ([]byte, error) {
 	var body []byte
-	err := s.read.QueryRowContext(ctx, `SELECT body FROM documents WHERE kind = $1 AND id = $2 ORDER BY version DESC LIMIT 1`, kind, id).Scan(&body)
+	err := row(ctx, s.read, []any{&body}, `SELECT body FROM documents WHERE kind = $1 AND id = $2 ORDER BY version DESC LIMIT 1`, kind, id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, fmt.Errorf("%s %q: %w", kind, id, inventory.ErrNotFound)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("database: %w", err)
-	}
-	return body, nil
+	return body, err
 }
 
 // Documents returns the newest version of every document of a kind whose ID
 // starts with prefix, in order of ID.
 func (s *Store) Documents(ctx context.Context, kind, prefix string) ([][]byte, error) {
-	return queryAll(ctx, s.read, scanBytes, `SELECT body FROM documents d WHERE kind = $1
-		AND id >= $2 AND substr(id, 1, length($2)) = $2
-		AND version = (SELECT MAX(version) FROM documents m WHERE m.kind = d.kind AND m.id = d.id) ORDER BY id`, kind, prefix)
+	q := documents(kind, prefix)
+	return queryAll(ctx, s.read, scanBytes, `SELECT body FROM documents d`+q.where()+`
+		AND version = (SELECT MAX(version) FROM documents m WHERE m.kind = d.kind AND m.id = d.id) ORDER BY id`, q.args...)
 }
 
 // DocumentIDs returns the IDs of the documents of a kind that start with prefix.
 func (s *Store) DocumentIDs(ctx context.Context, kind, prefix string) ([]string, error) {
-	return queryAll(ctx, s.read, scanString, `SELECT DISTINCT id FROM documents WHERE kind = $1
-		AND id >= $2 AND substr(id, 1, length($2)) = $2 ORDER BY id`, kind, prefix)
+	q := documents(kind, prefix)
+	return queryAll(ctx, s.read, scanString, `SELECT DISTINCT id FROM documents`+q.where()+` ORDER BY id`, q.args...)
+}
+
+func documents(kind, prefix string) (q query) {
+	q.and("kind = %s", kind)
+	q.starts("id", prefix)
+	return q
 }
 
 // AddPlanItem keeps one line of a plan that is being made.
@@ -66,8 +73,8 @@ func (t *Tx) AddPlanItem(ctx context.Context, plan string, seq int64, body []byt
 // keeps: its digest. Making the same plan again changes nothing.
 func (t *Tx) NamePlan(ctx context.Context, provisional, digest string) error {
 	var n int
-	if err := t.tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM documents WHERE kind = $1 AND id = $2`, KindPlan, digest).Scan(&n); err != nil {
-		return fmt.Errorf("database: %w", err)
+	if err := row(ctx, t.tx, []any{&n}, `SELECT COUNT(*) FROM documents WHERE kind = $1 AND id = $2`, KindPlan, digest); err != nil {
+		return err
 	}
 	query := `UPDATE plan_items SET plan = $2 WHERE plan = $1`
 	if n > 0 {

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"database/sql"
@@ -9,71 +8,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/reseal/reseal/inventory"
 )
-
-// childEnv makes the test binary a writer of documents, "NAME FILE COUNT",
-// that prints the index of every update it has committed.
-const childEnv = "RESEAL_TEST_WRITER"
-
-func TestMain(m *testing.M) {
-	if args := os.Getenv(childEnv); args != "" {
-		if err := writer(strings.SplitN(args, "|", 3)); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	os.Exit(m.Run())
-}
-
-func writer(args []string) error {
-	ctx := context.Background()
-	s, err := Open(ctx, args[1], time.Now)
-	if err != nil {
-		return err
-	}
-	count, err := strconv.Atoi(args[2])
-	if err != nil {
-		return err
-	}
-	for n := range count {
-		if err := s.Update(ctx, by, func(tx *Tx) error {
-			return tx.PutDocument(ctx, KindPlan, fmt.Sprintf("%s-%06d", args[0], n), "test.put", []byte("body"))
-		}); err != nil {
-			return err
-		}
-		fmt.Println(n)
-	}
-	return s.Close()
-}
-
-func child(t *testing.T, name, file string, count int) *exec.Cmd {
-	t.Helper()
-	self, err := os.Executable()
-	must(t, err)
-	cmd := exec.CommandContext(t.Context(), self)
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s|%s|%d", childEnv, name, file, count))
-	cmd.Stderr = os.Stderr
-	return cmd
-}
-
-func create(t *testing.T, file string) *Store {
-	t.Helper()
-	s, err := Create(t.Context(), file, clock())
-	must(t, err)
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return s
-}
 
 func TestSQLite(t *testing.T) {
 	t.Parallel()
@@ -230,78 +170,76 @@ func TestBroken(t *testing.T) {
 	})
 }
 
-func TestTwoProcesses(t *testing.T) {
-	t.Parallel()
-	file := filepath.Join(t.TempDir(), "reseal.db")
-	s := create(t, file)
-	const each = 40
-	children := []*exec.Cmd{child(t, "a", file, each), child(t, "b", file, each)}
-	for _, c := range children {
-		must(t, c.Start())
-	}
-	for n := range each { // and this one
-		putDocument(t, s, KindPlan, fmt.Sprintf("c-%06d", n), "body")
-	}
-	for _, c := range children {
-		if err := c.Wait(); err != nil {
-			t.Errorf("writer: %v", err)
-		}
-	}
-	ids, err := s.DocumentIDs(t.Context(), KindPlan, "")
-	must(t, err)
-	wantEqual(t, "documents", len(ids), 3*each)
-	wantEqual(t, "journal", size(t, s), int64(3*each))
-	checkJournal(t, s)
+// explainer keeps the plan of every query it passes on.
+type explainer struct {
+	querier
+	t     *testing.T
+	plans []string
 }
 
-// TestFault kills a writer in the middle of its updates: what it said was
-// committed is there, and the journal is whole.
-func TestFault(t *testing.T) {
-	t.Parallel()
-	for _, after := range []int{1, 7, 23} {
-		t.Run(fmt.Sprintf("killed after %d updates", after), func(t *testing.T) {
-			file := filepath.Join(t.TempDir(), "reseal.db")
-			s, err := Create(t.Context(), file, clock())
-			must(t, err)
-			must(t, s.Close())
-			c := child(t, "a", file, 1_000_000)
-			out, err := c.StdoutPipe()
-			must(t, err)
-			must(t, c.Start())
-			committed := -1
-			lines := bufio.NewScanner(out)
-			for lines.Scan() {
-				if committed, err = strconv.Atoi(lines.Text()); err != nil {
-					break // a line cut off by the kill
-				}
-				if committed == after {
-					must(t, c.Process.Kill())
-				}
-			}
-			if err := c.Wait(); err == nil {
-				t.Fatal("the writer was not killed")
-			}
-			if committed < after {
-				t.Fatalf("the writer got as far as update %d, want at least %d", committed, after)
-			}
+func (e *explainer) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	steps, err := queryAll(ctx, e.querier, func(rows *sql.Rows) (step string, err error) {
+		var n any
+		err = rows.Scan(&n, &n, &n, &step)
+		return step, err
+	}, `EXPLAIN QUERY PLAN `+query, args...)
+	must(e.t, err)
+	e.plans = append(e.plans, query+"\n\t"+strings.Join(steps, "\n\t"))
+	return e.querier.QueryContext(ctx, query, args...)
+}
 
-			s, err = Open(t.Context(), file, clock())
+// TestPlans holds that no page of a listing reads or sorts the whole inventory:
+// each is found along an index, in its order.
+func TestPlans(t *testing.T) {
+	t.Parallel()
+	s := create(t, filepath.Join(t.TempDir(), "reseal.db"))
+	everything(t, s)
+	one, two := key(0).ID(), key(1).ID()
+	verified := true
+	tsa := authority(inventory.RoleTSA, "tsa")
+	place := Place{Repository: repo, Digest: digest(3)}
+	for name, sel := range map[string]Selection{
+		"all": {}, "repository": {Repository: repo}, "prefix": {Prefix: "registry"}, "digest": {Digest: digest(1)}, "signer": {Signers: []string{one}},
+		"signers": {Signers: []string{one, two}}, "signer alone": {Signers: []string{one}, Alone: true}, "tag": {Tag: "v1"},
+		"signer, repository": {Signers: []string{one}, Repository: repo}, "signer, prefix": {Signers: []string{one}, Prefix: "registry"}, "digests": {Digests: []string{digest(1), digest(2)}},
+	} {
+		for _, after := range []Place{{}, place} {
+			e := &explainer{querier: s.read, t: t}
+			_, err := deployed(t.Context(), e, sel, after, 5)
 			must(t, err)
-			defer s.Close()
-			for n := 0; n <= committed; n++ {
-				if _, err := s.Document(t.Context(), KindPlan, fmt.Sprintf("a-%06d", n)); err != nil {
-					t.Errorf("update %d was committed and is lost: %v", n, err)
-				}
-			}
-			if got := size(t, s); got < int64(committed+1) {
-				t.Errorf("journal has %d entries, want at least %d", got, committed+1)
-			}
-			ids, err := s.DocumentIDs(t.Context(), KindPlan, "")
+			_, err = undeployed(t.Context(), e, sel, after, 5)
 			must(t, err)
-			wantEqual(t, "documents and entries", int64(len(ids)), size(t, s))
-			checkJournal(t, s)
-			putDocument(t, s, KindPlan, "after", "body")
-			checkJournal(t, s)
-		})
+			wantIndexed(t, name, e.plans, sel.Digest != "" || len(sel.Digests) > 0)
+		}
+	}
+	for name, f := range map[string]SignatureFilter{
+		"all": {}, "gone too": {Gone: true}, "repository": {Repository: repo}, "prefix": {Prefix: "registry"}, "signer": {Signers: []string{one}}, "signers": {Signers: []string{one, two}},
+		"signer alone": {Signers: []string{one}, Alone: true}, "window": {Signers: []string{one}, From: start, Until: start}, "the rest": {Format: inventory.Legacy, Predicate: "p", Verified: &verified},
+		"digest": {Digest: digest(1)}, "start of a digest": {Digest: "sha256:0"}, "authority": {RestsOn: &tsa}, "signer and authority": {Signers: []string{one}, RestsOn: &tsa},
+	} {
+		for _, few := range []int{0, 10_000} {
+			for _, after := range []SignaturePlace{{}, {Repository: repo, Digest: digest(3), ID: "x"}} {
+				s.few = few
+				e := &explainer{querier: s.read, t: t}
+				_, err := s.selectSignatures(t.Context(), e, f, after, 5)
+				must(t, err)
+				wantIndexed(t, name, e.plans, few > 0 && (f.Digest != "" || f.RestsOn != nil))
+			}
+		}
+	}
+}
+
+// wantIndexed refuses plans that read a table from end to end, or sort more
+// than a few rows.
+func wantIndexed(t *testing.T, name string, plans []string, few bool) {
+	t.Helper()
+	for _, plan := range plans {
+		for _, step := range strings.Split(plan, "\n\t")[1:] {
+			scans := strings.HasPrefix(step, "SCAN ") && !strings.Contains(step, "USING")
+			sorts := strings.Contains(step, "TEMP B-TREE FOR") && !strings.Contains(step, "LAST TERM") && !strings.Contains(step, "string_agg") && !few
+			if scans || sorts {
+				t.Errorf("%s: %s", name, plan)
+			}
+		}
 	}
 }

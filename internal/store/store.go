@@ -1,98 +1,91 @@
 // Package store keeps the inventory, the plans and the journal in one SQL
-// database. SQLite is the embedded default.
+// database: SQLite, the embedded default, or PostgreSQL, when more than one
+// machine works. What callers see is the same.
 //
 // There is one way to change anything: Update, which takes who and why and
 // commits the change together with its journal entries or not at all. A change
 // without a journal entry does not commit. What Update has returned from is on
-// disk (synchronous=FULL).
+// disk. Any number of processes may work with one database: updates are serial.
 package store
 
 import (
 	"context"
 	"database/sql"
-	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net/url"
-	"os"
-	"path"
-	"strconv"
-	"strings"
+	"io"
+	"sync"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
-	_ "modernc.org/sqlite" // the database driver
 )
-
-//go:embed migrations/*.sql
-var migrations embed.FS
-
-// ErrNewerSchema is returned by Open for a database that a newer reseal wrote.
-var ErrNewerSchema = errors.New("the database has a newer schema than this reseal knows")
 
 // Store is an open database. It is safe for concurrent use.
 type Store struct {
-	write *sql.DB // one connection: SQLite has one writer
-	read  *sql.DB
-	now   func() time.Time
-	enc   *zstd.Encoder
-	dec   *zstd.Decoder
+	location string // without its password
+	postgres bool
+	write    *sql.DB // one connection: there is one writer
+	read     *sql.DB
+	now      func() time.Time
+	enc      *zstd.Encoder
+	dec      *zstd.Decoder
+
+	// few is how many candidates are read and sorted for one page, where an index
+	// gives them in another order.
+	few int
+
+	mu      sync.Mutex
+	signers map[string]struct{} // some of those that have a row; none ever loses it
 }
 
-// Create makes a new database at file and refuses one that exists.
-func Create(ctx context.Context, file string, now func() time.Time) (*Store, error) {
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("database %s exists already: choose another place, or work with the one that is there", file)
-	}
+// Create makes a new database and refuses one that exists. location is the name
+// of a file, or the postgres:// URL of a database that reseal has no tables in.
+func Create(ctx context.Context, location string, now func() time.Time) (*Store, error) {
+	s, err := connect(ctx, location, now, true)
 	if err != nil {
-		return nil, fmt.Errorf("creating database: %w", err)
-	}
-	if err := f.Close(); err != nil {
-		return nil, fmt.Errorf("creating database: %w", err)
-	}
-	return open(ctx, file, now)
-}
-
-// Open opens the database at file, which must exist, and brings its schema up
-// to date. A database of a newer schema is refused untouched (ErrNewerSchema).
-// now gives the time that journal entries carry.
-func Open(ctx context.Context, file string, now func() time.Time) (*Store, error) {
-	info, err := os.Stat(file)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("there is no database at %s: run \"reseal init\" first, or name the right one with --db", file)
-	case err != nil:
-		return nil, fmt.Errorf("opening database: %w", err)
-	case info.Size() == 0:
-		return nil, fmt.Errorf("the database %s is empty: it was cut off; restore it from a backup", file)
-	}
-	return open(ctx, file, now)
-}
-
-func open(ctx context.Context, file string, now func() time.Time) (*Store, error) {
-	s := &Store{now: now}
-	var err error
-	if s.enc, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1)); err != nil {
-		return nil, fmt.Errorf("vault compression: %w", err)
-	}
-	if s.dec, err = zstd.NewReader(nil, zstd.WithDecoderMaxMemory(maxVaultItem)); err != nil {
-		return nil, fmt.Errorf("vault compression: %w", err)
-	}
-	if s.write, err = sql.Open("sqlite", dsn(file, "_txlock=immediate&_pragma=journal_mode(wal)&_pragma=synchronous(full)")); err != nil {
-		return nil, fmt.Errorf("opening database %s: %w", file, err)
-	}
-	s.write.SetMaxOpenConns(1)
-	if err := s.migrate(ctx, file); err != nil {
-		s.write.Close()
 		return nil, err
 	}
-	if s.read, err = sql.Open("sqlite", dsn(file, "mode=ro&_pragma=query_only(1)")); err != nil {
-		s.write.Close()
-		return nil, fmt.Errorf("opening database %s: %w", file, err)
+	return s.ready(ctx, true)
+}
+
+// Open opens a database, which must exist, and brings its schema up to date. A
+// database of a newer schema is refused untouched (ErrNewerSchema). location is
+// as for Create. now gives the time that journal entries carry.
+func Open(ctx context.Context, location string, now func() time.Time) (*Store, error) {
+	s, err := connect(ctx, location, now, false)
+	if err != nil {
+		return nil, err
 	}
-	s.read.SetMaxOpenConns(4)
+	return s.ready(ctx, false)
+}
+
+func connect(ctx context.Context, location string, now func() time.Time, create bool) (*Store, error) {
+	s := &Store{now: now, location: Redact(location), postgres: isPostgres(location), few: 10_000, signers: map[string]struct{}{}}
+	var err error
+	// What goes in and out of the vault is small; a window of a megabyte bounds
+	// the memory.
+	if s.enc, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20)); err != nil {
+		return nil, fmt.Errorf("vault compression: %w", err)
+	}
+	if s.dec, err = zstd.NewReader(nil, zstd.WithDecoderMaxMemory(maxVaultItem), zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true)); err != nil {
+		return nil, fmt.Errorf("vault compression: %w", err)
+	}
+	if s.postgres {
+		err = s.connectPostgres(ctx, location)
+	} else {
+		err = s.connectSQLite(location, create)
+	}
+	if err != nil {
+		s.dec.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Store) ready(ctx context.Context, create bool) (*Store, error) {
+	if err := s.migrate(ctx, create); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	return s, nil
 }
 
@@ -102,44 +95,69 @@ func (s *Store) Close() error {
 	return errors.Join(s.read.Close(), s.write.Close(), s.enc.Close())
 }
 
-func dsn(file, options string) string {
-	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: file}).EscapedPath()}
-	return u.String() + "?_pragma=busy_timeout(10000)&_pragma=foreign_keys(1)&" + options
+// maxRemembered bounds how many signers are remembered to have a row.
+const maxRemembered = 20_000
+
+func (s *Store) remembers(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.signers[id]
+	return ok
 }
 
-// migrate applies the numbered migrations that are missing, each in a
-// transaction of its own.
-func (s *Store) migrate(ctx context.Context, file string) error {
-	names, err := fs.Glob(migrations, "migrations/*.sql")
+// remember takes note of signers that have a row for certain.
+func (s *Store) remember(ids map[string]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range ids {
+		if len(s.signers) == maxRemembered {
+			clear(s.signers)
+		}
+		s.signers[id] = struct{}{}
+	}
+}
+
+// begin starts the one write transaction there is at a time. release is called
+// when it is over.
+func (s *Store) begin(ctx context.Context) (tx *sql.Tx, release func(), err error) {
+	if !s.postgres {
+		tx, err = s.write.BeginTx(ctx, nil)
+		return tx, func() {}, failed(err)
+	}
+	conn, err := s.write.Conn(ctx)
 	if err != nil {
-		return err
+		return nil, nil, failed(err)
 	}
-	var version int
-	if err := s.write.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil {
-		return fmt.Errorf("database %s cannot be read: %w", file, err)
-	}
-	if version > len(names) {
-		return fmt.Errorf("%w: %s has version %d, this reseal knows %d: use the newer reseal", ErrNewerSchema, file, version, len(names))
-	}
-	for n := version; n < len(names); n++ {
-		if number, _, _ := strings.Cut(path.Base(names[n]), "_"); number != fmt.Sprintf("%04d", n+1) {
-			return fmt.Errorf("migration %s is not number %d", names[n], n+1)
-		}
-		body, err := fs.ReadFile(migrations, names[n])
-		if err != nil {
-			return err
-		}
-		tx, err := s.write.BeginTx(ctx, nil)
-		if err != nil {
-			return fmt.Errorf("migrating %s: %w", file, err)
-		}
-		_, err = tx.ExecContext(ctx, string(body)+"\nPRAGMA user_version = "+strconv.Itoa(n+1))
-		if err != nil {
-			return errors.Join(fmt.Errorf("migrating %s with %s: %w", file, names[n], err), tx.Rollback())
-		}
-		if err := tx.Commit(); err != nil {
-			return fmt.Errorf("migrating %s with %s: %w", file, names[n], err)
+	release = func() { _ = conn.Close() }
+	// A transaction that ends with its context would end in the middle of a
+	// commit, and nobody would know how that went. Its statements have contexts
+	// of their own.
+	tx, err = conn.BeginTx(context.WithoutCancel(ctx), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	if err == nil {
+		if _, err = tx.ExecContext(ctx, lockWriters); err != nil {
+			_ = tx.Rollback()
 		}
 	}
-	return nil
+	if err != nil {
+		release()
+		return nil, nil, failed(err)
+	}
+	return tx, release, nil
+}
+
+// ErrOutcomeUnknown is returned by Update when the connection was lost while
+// the database was committing: the update is recorded in whole or not at all.
+var ErrOutcomeUnknown = errors.New("the connection was lost while committing, and it is not known whether this was recorded: see \"reseal journal show\" before doing it again")
+
+// failed says of an error of the database what to do about it.
+func failed(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), lostPostgres(err):
+		return fmt.Errorf("database: the connection was lost and nothing of this is recorded: run it again when the database answers: %w", err)
+	case busySQLite(err):
+		return fmt.Errorf("database: another process has been writing for %v: run it again when that is done: %w", busyTimeout, err)
+	}
+	return fmt.Errorf("database: %w", err)
 }

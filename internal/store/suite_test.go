@@ -55,6 +55,25 @@ func suite(t *testing.T, open func(t *testing.T) *Store) {
 		{"journal edited by hand", testJournalEdited},
 		{"updates side by side", testConcurrent},
 		{"reading while writing sees whole updates", testSnapshot},
+		{"every question has the answer of a plain search", testQuestions},
+		{"listing while writing", testPagesWhileWriting},
+		{"text that is none", testText},
+		{"names that are too long", testLongNames},
+		{"sightings are read back from the journal", testSightings},
+		{"more sightings than one text holds", testSightingsBounded},
+		{"bounds", testBounds},
+		{"copies of a signature", testCopies},
+		{"evidence is only ever added", testMergeKeeps},
+		{"reverified", testReverified},
+		{"identified", testIdentified},
+		{"signatures in other repositories", testLocations},
+		{"records of other systems", testRecords},
+		{"scan", testScan},
+		{"scan that is too old to go on", testScanAge},
+		{"referrers", testReferrers},
+		{"problems with one reference", testProblemReferences},
+		{"whatever is spoilt is found", testCheck},
+		{"version", testVersion},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -107,14 +126,30 @@ func sig(a inventory.Artifact, n int, by signer.Identity) inventory.Signature {
 			{Side: inventory.Lower, Time: start, Authority: inventory.Authority{Role: inventory.RoleLog, ID: "log"}, Why: "it is forged"}}}
 }
 
-// do runs an update that must succeed and returns what it journaled.
+// do runs an update that must succeed and returns what it journaled, with each
+// sighting as an entry of its own.
 func do(t *testing.T, s *Store, fn func(*Tx) error) []journal.Entry {
 	t.Helper()
 	before := size(t, s)
 	if err := s.Update(t.Context(), by, fn); err != nil {
 		t.Fatal(err)
 	}
-	return entriesFrom(t, s, before)
+	var out []journal.Entry
+	for _, e := range entriesFrom(t, s, before) {
+		if e.Action != Sighted {
+			out = append(out, e)
+			continue
+		}
+		lines, err := s.Sightings(t.Context(), e.Digest)
+		must(t, err)
+		wantEqual(t, "subject", e.Subject, fmt.Sprintf("%d sightings", len(lines)))
+		for _, d := range lines {
+			seen := e
+			seen.Action, seen.Subject, seen.Digest = d.Action, d.Subject, d.Digest
+			out = append(out, seen)
+		}
+	}
+	return out
 }
 
 func must(t *testing.T, err error) {
@@ -234,7 +269,9 @@ func testSigners(t *testing.T, s *Store) {
 		return errors.Join(tx.PutSignature(ctx, sig(one, 2, key(7))), tx.PutSignature(ctx, sig(two, 3, key(7))),
 			tx.PutSignature(ctx, sig(two, 4, key(8))))
 	})
-	do(t, s, func(tx *Tx) error { return tx.KeepSignatures(ctx, repo, two.Digest, []string{sig(two, 3, key(7)).ID}) })
+	do(t, s, func(tx *Tx) error {
+		return tx.KeepSignatures(ctx, repo, two.Digest, "", inventory.Formats(), []string{sig(two, 3, key(7)).ID})
+	})
 	for n, name := range map[int]string{1: "zoe", 2: "adam"} {
 		do(t, s, func(tx *Tx) error {
 			return tx.PutSigner(ctx, signer.Record{Identity: key(n), Name: name, State: signer.Active, PublicKey: []byte{}})
@@ -444,10 +481,10 @@ func testSignature(t *testing.T, s *Store) {
 		return all[0]
 	}
 	e := put()
-	wantActions(t, e, "signature.seen")
-	wantEqual(t, "digest in the journal", e[0].Digest, g.Content)
-	if !strings.Contains(e[0].Subject, g.ID) || !strings.Contains(e[0].Subject, a.Ref()) {
-		t.Errorf("the entry's subject is %q: it should name signature and artifact", e[0].Subject)
+	wantActions(t, e, "artifact.seen signature.seen") // no signature without its artifact
+	wantEqual(t, "digest in the journal", e[1].Digest, g.Content)
+	if !strings.Contains(e[1].Subject, g.ID) || !strings.Contains(e[1].Subject, a.Ref()) {
+		t.Errorf("the entry's subject is %q: it should name signature and artifact", e[1].Subject)
 	}
 	g.FirstSeen = start
 	wantEqual(t, "signature", got(), g)
@@ -502,7 +539,7 @@ func testGone(t *testing.T, s *Store) {
 	first, second, elsewhere := sig(a, 1, key(1)), sig(a, 2, key(1)), sig(b, 3, key(1))
 	keep := func(ids ...string) []journal.Entry {
 		t.Helper()
-		return do(t, s, func(tx *Tx) error { return tx.KeepSignatures(ctx, repo, a.Digest, ids) })
+		return do(t, s, func(tx *Tx) error { return tx.KeepSignatures(ctx, repo, a.Digest, "", inventory.Formats(), ids) })
 	}
 	present := func() (ids []string) {
 		t.Helper()
@@ -572,7 +609,7 @@ func testProblems(t *testing.T, s *Store) {
 	must(t, err)
 	wantEqual(t, "problems", got, []inventory.Problem{again, elsewhere})
 	clearAll := func() []journal.Entry {
-		return do(t, s, func(tx *Tx) error { return tx.ClearProblems(ctx, repo) })
+		return do(t, s, func(tx *Tx) error { return tx.ClearProblems(ctx, repo, "") })
 	}
 	wantActions(t, clearAll(), "scan.problems.cleared")
 	wantActions(t, clearAll(), "")
@@ -783,7 +820,9 @@ func testCounts(t *testing.T, s *Store) {
 	do(t, s, func(tx *Tx) error {
 		return errors.Join(tx.PutArtifact(ctx, a), tx.PutArtifact(ctx, art(other, 1)), tx.PutSignature(ctx, sig(a, 1, key(1))), tx.PutSignature(ctx, sig(a, 2, key(1))))
 	})
-	do(t, s, func(tx *Tx) error { return tx.KeepSignatures(ctx, repo, a.Digest, []string{sig(a, 1, key(1)).ID}) })
+	do(t, s, func(tx *Tx) error {
+		return tx.KeepSignatures(ctx, repo, a.Digest, "", inventory.Formats(), []string{sig(a, 1, key(1)).ID})
+	})
 	got, err := s.Counts(ctx)
 	must(t, err)
 	wantEqual(t, "counts", got, Counts{Artifacts: 2, Signatures: 1})

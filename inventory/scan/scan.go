@@ -1,24 +1,32 @@
 // Package scan fills the inventory from registries.
 //
 // For every artifact it looks in every place cosign looks: the ".sig" and
-// ".att" tags and the OCI 1.1 referrers. The exact bytes go to the vault, what
+// ".att" tags, the OCI 1.1 referrers and their fallback tags, and where wanted
+// another repository (COSIGN_REPOSITORY). The exact bytes go to the vault, what
 // verifies and what does not goes to the inventory, and what cannot be read is
 // kept as a problem: one broken image never stops a scan.
+//
+// A scan is incremental. What the inventory has is not fetched again: each tag
+// costs one request that asks whether it still names the same manifest, and
+// each artifact one for its referrers where the registry lists them. Where a
+// scan stands is in the database, with what it found: it needs no more memory
+// for a million artifacts than for ten, and after a crash it goes on.
 package scan
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
 	"regexp"
+	"strings"
+	"sync"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
-	"github.com/reseal/reseal/internal/registry"
 	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/journal"
@@ -26,17 +34,27 @@ import (
 )
 
 const (
-	maxDepth = 3  // of indexes within indexes
-	batch    = 50 // artifacts written in one transaction
+	defaultParallel     = 8
+	defaultRepositories = 4
+
+	// maxBadTargets bounds how many of the targets that are none an error names.
+	maxBadTargets = 10
+
+	// maxName bounds the name of a repository with its registry, in bytes
+	// (distribution-spec, "Pulling manifests").
+	maxName = 255
 )
 
-// Registry is what a scan reads.
+// Registry is what a scan reads. To scan a whole registry it must have
+// Repositories too, as [registry.Client] has it.
 type Registry interface {
 	verify.Registry
 	Tags(ctx context.Context, repository string) iter.Seq2[string, error]
+	Head(ctx context.Context, repository, reference, known string) (digest string, err error)
+	ReferrersAPI(ctx context.Context, repository, digest string) ([]v1.Descriptor, error)
 }
 
-// Result counts what a scan found.
+// Result counts what is there, whether it was read now or had not changed.
 type Result struct {
 	Repositories int64 `json:"repositories"`
 	Artifacts    int64 `json:"artifacts"`
@@ -44,276 +62,224 @@ type Result struct {
 	Verified     int64 `json:"verified"`
 	Unverified   int64 `json:"unverified"`
 	Problems     int64 `json:"problems"`
+	Unchanged    int64 `json:"unchanged"` // tags and lists of referrers that were not read again
 }
 
-func (r *Result) add(f finding) {
-	r.Artifacts++
-	for _, s := range f.Found {
-		r.Signatures++
-		if s.Verified {
-			r.Verified++
-		} else {
-			r.Unverified++
-		}
-	}
-	r.Problems += int64(len(f.Problems))
+func (r *Result) add(o Result) {
+	r.Repositories += o.Repositories
+	r.Artifacts += o.Artifacts
+	r.Signatures += o.Signatures
+	r.Verified += o.Verified
+	r.Unverified += o.Unverified
+	r.Problems += o.Problems
+	r.Unchanged += o.Unchanged
 }
 
-// Scanner scans repositories into a store.
+// Progress is how far a scan has got.
+type Progress struct {
+	Repository   string // where the scan was last
+	Repositories int64  // done
+	Done, Total  int64  // tags and lists of referrers: looked at, and known to be there so far
+	Result       Result // of repositories that are done what is there, of others what was read so far
+	Retries      int64  // requests that had to be sent again
+}
+
+// Scanner scans registries into a store.
 type Scanner struct {
-	Registry Registry
-	Store    *store.Store
-	Verifier *verify.Verifier
-	Parallel int                               // artifacts read at once; default 8
-	Progress func(repository string, r Result) // called after each artifact; may be nil
+	Registry     Registry
+	Store        *store.Store
+	Verifier     verify.Judge
+	Location     string         // repository that holds signatures besides (COSIGN_REPOSITORY); may be empty
+	Parallel     int            // references read at once in one repository; default 8
+	Repositories int            // repositories scanned at once; default 4
+	Progress     func(Progress) // called after each reference, one call at a time; may be nil
 }
 
-// Repository scans one repository and adds what it finds to r. An artifact
-// that cannot be read is a problem in r, not an error; an error means that the
-// repository as a whole could not be listed or the inventory not be written.
-func (s Scanner) Repository(ctx context.Context, by journal.Author, repository string, r *Result) error {
-	l, err := s.list(ctx, repository)
+// run is one Run.
+type run struct {
+	Scanner
+	writer *writer
+	memory *semaphore.Weighted // bytes in flight, see room
+
+	additive bool // nothing known is taken back: see Import
+
+	mu       sync.Mutex
+	progress Progress
+	bad      []error // targets that are none
+}
+
+// Run scans targets: repositories, whole registries (a host without a path),
+// and single artifacts ("repository:tag" or "repository@sha256:..."). What
+// cannot be read is kept as a problem and counted, and the rest goes on; so it
+// is with a target that is none of these, and the error names it at the end.
+// Any other error means that the scan had to stop; run it again to go on.
+//
+// A repository whose scan was stopped in the middle a few minutes ago is scanned
+// from there; after that it is looked at anew, and what was read then is not
+// fetched again. A single artifact is always read anew; other artifacts of
+// its repository are left as they are.
+func (s Scanner) Run(ctx context.Context, by journal.Author, targets iter.Seq2[string, error]) (Result, error) {
+	return s.run(ctx, by, func(ctx context.Context, r *run) error {
+		if err := r.prepareLocation(ctx); err != nil {
+			return err
+		}
+		return r.targets(ctx, targets)
+	})
+}
+
+// Import takes in what a registry-like source, an image layout, has under the
+// name of a repository. What the inventory knows of that repository stays: the
+// source is not the registry, and what it lacks is not gone. Its tags are not
+// the registry's either. What cannot be read is kept as a problem.
+func (s Scanner) Import(ctx context.Context, by journal.Author, repository string) (Result, error) {
+	repo, err := name.NewRepository(repository)
 	if err != nil {
-		return err
+		return Result{}, fmt.Errorf("repository %q: %w", repository, err)
 	}
-	r.Repositories++
-	if err := s.Store.Update(ctx, by, func(tx *store.Tx) error {
-		return tx.ClearProblems(ctx, repository)
-	}); err != nil {
-		return err
+	return s.run(ctx, by, func(ctx context.Context, r *run) error {
+		r.additive = true
+		return r.everyTag(ctx, repo.Name())
+	})
+}
+
+func (s Scanner) run(ctx context.Context, by journal.Author, do func(context.Context, *run) error) (Result, error) {
+	if err := by.Check(); err != nil {
+		return Result{}, err
 	}
 	if s.Parallel < 1 {
-		s.Parallel = 8
+		s.Parallel = defaultParallel
 	}
+	if s.Repositories < 1 {
+		s.Repositories = defaultRepositories
+	}
+	r := &run{Scanner: s, writer: newWriter(s.Store, by), memory: semaphore.NewWeighted(maxMemory)}
 	g, ctx := errgroup.WithContext(ctx)
-	work, found := make(chan finding), make(chan finding)
+	g.Go(func() error { return r.writer.run(ctx) })
 	g.Go(func() error {
-		defer close(work)
-		return s.artifacts(ctx, repository, l, work)
+		defer r.writer.close()
+		return do(ctx, r)
 	})
-	g.Go(func() error {
-		defer close(found)
-		readers, ctx := errgroup.WithContext(ctx)
-		for range s.Parallel {
-			readers.Go(func() error {
-				for f := range work {
-					if err := send(ctx, found, s.read(ctx, l, f)); err != nil {
-						return err
-					}
-				}
-				return ctx.Err()
-			})
-		}
-		return readers.Wait()
-	})
-	g.Go(func() error { return s.keep(ctx, by, repository, found, r) })
-	return g.Wait()
-}
-
-func send[T any](ctx context.Context, to chan<- T, v T) error {
-	select {
-	case to <- v:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	err := g.Wait()
+	if err == nil && len(r.bad) > 0 {
+		err = errors.Join(r.bad...)
 	}
+	return r.progress.Result, err
 }
 
-// listing is the tags of a repository, told apart.
-type listing struct {
-	images     []string        // tags that name artifacts
-	signatures map[string]bool // ".sig" and ".att" tags
-	signed     []string        // digests that a signature tag tells of
-}
-
-var signatureTag = regexp.MustCompile(`^sha256-([0-9a-f]{64})(\.sig|\.att|\.sbom)?$`)
-
-func (s Scanner) list(ctx context.Context, repository string) (listing, error) {
-	l := listing{signatures: map[string]bool{}}
-	for tag, err := range s.Registry.Tags(ctx, repository) {
-		if err != nil {
-			return l, err
+// targets scans what is to be scanned, several repositories at once.
+func (r *run) targets(parent context.Context, targets iter.Seq2[string, error]) error {
+	g, ctx := errgroup.WithContext(parent)
+	g.SetLimit(r.Repositories)
+	for t, err := range r.resolve(ctx, targets) {
+		if ctx.Err() != nil {
+			break
 		}
-		m := signatureTag.FindStringSubmatch(tag)
-		if m == nil {
-			l.images = append(l.images, tag)
+		if err != nil {
+			r.mu.Lock()
+			if r.progress.Result.Problems++; len(r.bad) < maxBadTargets {
+				r.bad = append(r.bad, err)
+			}
+			r.mu.Unlock()
 			continue
 		}
-		l.signatures[tag] = true
-		l.signed = append(l.signed, "sha256:"+m[1])
+		g.Go(func() error { return t(ctx) })
 	}
-	return l, nil
-}
-
-// finding is what is known of one artifact.
-type finding struct {
-	artifact inventory.Artifact
-	verify.Fetched
-}
-
-func (f finding) broken(reference string, err error) finding {
-	f.Problems = append(f.Problems, inventory.Problem{Repository: f.artifact.Repository, Reference: reference, Problem: err.Error()})
-	return f
-}
-
-// walk is one walk over the artifacts of a repository.
-type walk struct {
-	Scanner
-	repository string
-	seen       map[string]bool
-	out        chan<- finding
-}
-
-// artifacts sends what the tags name, what indexes name, and what only a
-// signature tag tells of.
-func (s Scanner) artifacts(ctx context.Context, repository string, l listing, out chan<- finding) error {
-	w := walk{Scanner: s, repository: repository, seen: map[string]bool{}, out: out}
-	for _, tag := range l.images {
-		if err := w.visit(ctx, tag, tag, 0); err != nil {
-			return err
-		}
-	}
-	for _, digest := range l.signed {
-		if err := w.visit(ctx, digest, "", 0); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// visit sends the artifact that a tag or digest names, and what it lists.
-func (w walk) visit(ctx context.Context, reference, tag string, depth int) error {
-	if w.seen[reference] {
-		return nil
-	}
-	f := finding{artifact: inventory.Artifact{Repository: w.repository}}
-	if tag == "" {
-		f.artifact.Digest = reference
-		w.seen[reference] = true
-	}
-	m, err := w.Registry.Manifest(ctx, w.repository, reference)
-	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if tag == "" && depth == 0 && errors.Is(err, registry.ErrNotFound) {
-			return send(ctx, w.out, f) // signed once, deleted since: its signatures are evidence all the same
-		}
-		return send(ctx, w.out, f.broken(reference, err))
-	}
-	f.artifact.Digest, f.artifact.MediaType, f.artifact.Size = m.Digest, m.MediaType, m.Size
-	if tag != "" {
-		f.artifact.Tags = []string{tag}
-	}
-	known := w.seen[m.Digest] && tag != ""
-	w.seen[m.Digest] = true
-	children, err := childrenOf(m)
-	if err != nil {
-		f = f.broken(reference, err)
-	}
-	if len(children) > 0 && depth == maxDepth {
-		f = f.broken(reference, fmt.Errorf("indexes are nested more than %d deep", maxDepth))
-		children = nil
-	}
-	if err := send(ctx, w.out, f); err != nil || known {
+	if err := g.Wait(); err != nil {
 		return err
 	}
-	for _, c := range children {
-		if err := w.visit(ctx, c.Digest.String(), "", depth+1); err != nil {
-			return err
+	return parent.Err()
+}
+
+// resolve yields how each target is scanned, the repositories of registries one
+// by one.
+func (r *run) resolve(ctx context.Context, targets iter.Seq2[string, error]) iter.Seq2[func(context.Context) error, error] {
+	return func(yield func(func(context.Context) error, error) bool) {
+		repository := func(name string) bool {
+			return yield(func(ctx context.Context) error { return r.repository(ctx, name) }, nil)
 		}
-	}
-	return nil
-}
-
-// childrenOf returns what an index lists; an image lists nothing.
-func childrenOf(m registry.Manifest) ([]v1.Descriptor, error) {
-	var index v1.IndexManifest
-	if err := json.Unmarshal(m.Raw, &index); err != nil {
-		return nil, fmt.Errorf("malformed manifest: %w", err)
-	}
-	if !types.MediaType(m.MediaType).IsIndex() {
-		return nil, nil
-	}
-	return index.Manifests, nil
-}
-
-// read adds the signatures of an artifact to what is known of it.
-func (s Scanner) read(ctx context.Context, l listing, f finding) finding {
-	if f.artifact.Digest == "" {
-		return f
-	}
-	fetcher := verify.Fetcher{Registry: s.Registry, Verifier: s.Verifier}
-	sub := verify.Subject{Repository: f.artifact.Repository, Digest: f.artifact.Digest}
-	got := fetcher.Signatures(ctx, sub, func(format inventory.Format) bool {
-		return format == inventory.Bundle || l.signatures[verify.Tag(sub.Digest, format)]
-	})
-	got.Problems = append(f.Problems, got.Problems...)
-	f.Fetched = got
-	return f
-}
-
-func (s Scanner) keep(ctx context.Context, by journal.Author, repository string, found <-chan finding, r *Result) error {
-	var pending []finding
-	flush := func() error {
-		err := s.Store.Update(ctx, by, func(tx *store.Tx) error {
-			for _, f := range pending {
-				if err := put(ctx, tx, f); err != nil {
-					return err
+		for t, err := range targets {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if t != "" && !strings.Contains(t, "/") {
+				if !r.catalog(ctx, t, repository, func(err error) bool { return yield(nil, err) }) {
+					return
 				}
+				continue
 			}
-			return nil
-		})
-		pending = pending[:0]
-		return err
-	}
-	for f := range found {
-		pending = append(pending, f)
-		r.add(f)
-		if s.Progress != nil {
-			s.Progress(repository, *r)
-		}
-		if len(pending) == batch {
-			if err := flush(); err != nil {
-				return err
+			if repo, err := name.NewRepository(t); err == nil {
+				if !repository(repo.Name()) {
+					return
+				}
+				continue
+			}
+			ref, err := name.ParseReference(t)
+			if err != nil {
+				err = fmt.Errorf("target %q is no registry, repository or image: %w", t, err)
+			}
+			if !yield(func(ctx context.Context) error {
+				return r.artifact(ctx, ref.Context().Name(), ref.Identifier())
+			}, err) {
+				return
 			}
 		}
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return flush()
 }
 
-func put(ctx context.Context, tx *store.Tx, f finding) error {
-	for _, p := range f.Problems {
-		if err := tx.PutProblem(ctx, p); err != nil {
-			return err
+// isRepository is the name of a repository (distribution-spec, "Pulling manifests").
+var isRepository = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+
+// catalog calls found for each repository of a registry. It reports whether to
+// go on.
+func (r *run) catalog(ctx context.Context, host string, found func(string) bool, bad func(error) bool) bool {
+	lister, ok := r.Registry.(interface {
+		Repositories(ctx context.Context, registry string) iter.Seq2[string, error]
+	})
+	if !ok {
+		return bad(fmt.Errorf("target %q: it is no registry that lists its repositories: name them", host))
+	}
+	problem, odd := "", 0
+	for repo, err := range lister.Repositories(ctx, host) {
+		if err != nil {
+			problem = err.Error()
+			break
+		}
+		if len(repo) > maxName || !isRepository.MatchString(strings.TrimPrefix(repo, host+"/")) {
+			odd++
+			continue
+		}
+		if !found(repo) {
+			return false
 		}
 	}
-	if f.artifact.Digest == "" {
-		return nil
+	if problem == "" && odd > 0 {
+		problem = fmt.Sprintf("%d of the names that the registry lists are no repositories", odd)
 	}
-	if err := tx.PutArtifact(ctx, f.artifact); err != nil {
-		return err
+	var c change
+	if problem == "" {
+		c.clear(host, uncharted)
+	} else {
+		c.problem(inventory.Problem{Repository: host, Reference: uncharted, Problem: problem})
+		r.count(host, Result{Problems: 1}, 0, 0)
 	}
-	for _, raw := range f.Manifests {
-		if _, err := tx.PutVault(ctx, raw); err != nil {
-			return err
-		}
+	return r.writer.put(ctx, c) == nil
+}
+
+// count adds to what is counted and tells of it.
+func (r *run) count(repository string, add Result, done, total int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := &r.progress
+	p.Repository = repository
+	p.Repositories += add.Repositories
+	p.Result.add(add)
+	p.Done += done
+	p.Total += total
+	if retrier, ok := r.Registry.(interface{ Retries() int64 }); ok {
+		p.Retries = retrier.Retries()
 	}
-	seen := make([]string, len(f.Found))
-	for i, sig := range f.Found {
-		seen[i] = sig.ID
-		if _, err := tx.PutVault(ctx, sig.Content); err != nil {
-			return err
-		}
-		if err := tx.PutSignature(ctx, sig.Signature); err != nil {
-			return err
-		}
+	if r.Progress != nil {
+		r.Progress(*p)
 	}
-	if len(f.Problems) > 0 {
-		return nil // what could not be read is not gone
-	}
-	return tx.KeepSignatures(ctx, f.artifact.Repository, f.artifact.Digest, seen)
 }

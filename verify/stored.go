@@ -1,0 +1,165 @@
+package verify
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/reseal/reseal/inventory"
+	"github.com/reseal/reseal/signer"
+)
+
+// Stored verifies one stored signature of any format. Content is the payload,
+// envelope or bundle, and annotations are those of the layer that holds it;
+// bundles have none.
+func (v *Verifier) Stored(sub Subject, f inventory.Format, annotations map[string]string, content []byte) inventory.Signature {
+	switch f {
+	case inventory.Legacy, inventory.Referrer:
+		return v.simpleSigning(sub, f, annotations, content)
+	case inventory.LegacyAtt, inventory.ReferrerAtt:
+		return v.attestation(sub, f, annotations, content)
+	case inventory.Bundle, inventory.Detached:
+		return v.bundle(sub, f, content)
+	}
+	out := start(sub, f, content)
+	return safely(&out, func() []byte {
+		out.Why = errFormat(f).Error()
+		return nil
+	})
+}
+
+func errFormat(f inventory.Format) error {
+	return fmt.Errorf("signature format %q is not known", brief(string(f)))
+}
+
+// Payload returns the signed payload within stored content: a simple signing
+// payload itself, or the payload of the DSSE envelope in an attestation or
+// bundle. It says nothing about whether the signature verifies.
+func Payload(f inventory.Format, content []byte) ([]byte, error) {
+	if len(content) > maxContent {
+		return nil, fmt.Errorf("the content is larger than %d bytes", maxContent)
+	}
+	switch f {
+	case inventory.Legacy, inventory.Referrer:
+		return content, nil
+	case inventory.LegacyAtt, inventory.ReferrerAtt:
+		return storedPayload(content)
+	case inventory.Bundle, inventory.Detached:
+		if l := parseLocal(f, content); l != nil {
+			if _, env := l.content(); env != nil {
+				return storedPayload(env)
+			}
+			return nil, errNoEnvelope
+		}
+		b, _, err := parseBundle(content)
+		if err != nil {
+			return nil, err
+		}
+		if b.GetDsseEnvelope() == nil {
+			return nil, errNoEnvelope
+		}
+		return b.GetDsseEnvelope().GetPayload(), nil
+	}
+	return nil, errFormat(f)
+}
+
+var errNoEnvelope = errors.New("the bundle holds no envelope: a message signature signs the artifact itself")
+
+func storedPayload(envelope []byte) ([]byte, error) {
+	env, err := parseEnvelope(envelope)
+	if err != nil {
+		return nil, err
+	}
+	body, err := env.DecodeB64Payload()
+	if err != nil {
+		return nil, errors.New("the payload of the envelope is not base64")
+	}
+	return body, nil
+}
+
+// Subjects returns the digests ("sha256:<hex>") of the artifacts a detached
+// bundle is about: the subjects of its statement, or its message digest. It
+// says nothing about whether the signature verifies.
+func Subjects(content []byte) ([]string, error) {
+	if l := parseLocal(inventory.Detached, content); l != nil {
+		return l.subjects()
+	}
+	b, _, err := parseBundle(content)
+	if err != nil {
+		return nil, err
+	}
+	if m := b.GetMessageSignature(); m != nil {
+		d := m.GetMessageDigest()
+		if messageHashes[d.GetAlgorithm()] != crypto.SHA256 || len(d.GetDigest()) != sha256.Size {
+			return nil, fmt.Errorf("the bundle knows its artifact by a digest of %d bytes (%s), and the inventory by SHA2_256: give the artifact itself",
+				len(d.GetDigest()), d.GetAlgorithm())
+		}
+		return []string{"sha256:" + hex.EncodeToString(d.GetDigest())}, nil
+	}
+	if b.GetDsseEnvelope() == nil {
+		return nil, errors.New("the bundle holds neither an envelope nor a message signature")
+	}
+	return statementSubjects(b.GetDsseEnvelope().GetPayloadType(), b.GetDsseEnvelope().GetPayload())
+}
+
+func statementSubjects(payloadType string, payload []byte) ([]string, error) {
+	if payloadType != intotoPayload {
+		return nil, fmt.Errorf("the envelope holds %q, not an in-toto statement", brief(payloadType))
+	}
+	var st intotoStatement
+	if err := json.Unmarshal(payload, &st); err != nil {
+		return nil, fmt.Errorf("the payload is not an in-toto statement: %s", brief(err.Error()))
+	}
+	if len(st.Subject) > maxSubjects {
+		return nil, fmt.Errorf("the statement has %d subjects: verifiers read at most %d", len(st.Subject), maxSubjects)
+	}
+	var out []string
+	seen := map[string]bool{}
+	for _, s := range st.Subject {
+		d := "sha256:" + strings.ToLower(s.Digest["sha256"])
+		if inventory.CheckDigest(d) == nil && !seen[d] {
+			seen[d] = true
+			out = append(out, d)
+		}
+	}
+	if len(out) == 0 {
+		return nil, errors.New("the statement names no artifact by sha256: give the artifact itself")
+	}
+	return out, nil
+}
+
+// Blob returns which of the trusted keys signed content. The signature is as
+// "cosign sign-blob" writes it: base64, or the bytes themselves.
+func (v *Verifier) Blob(content, sig []byte) (signer.Identity, error) {
+	unknown := signer.Identity{Kind: signer.Unknown}
+	if len(content) > maxContent || len(sig) > maxEvidence {
+		return unknown, fmt.Errorf("more than %d bytes, or a signature of more than %d, are not read", maxContent, maxEvidence)
+	}
+	trimmed := bytes.TrimSpace(sig)
+	if len(trimmed) == 0 {
+		return unknown, errors.New("the signature is empty")
+	}
+	forms := [][]byte{sig}
+	if decoded, err := base64.StdEncoding.DecodeString(string(trimmed)); err == nil {
+		forms = append(forms, decoded)
+	}
+	c := &claim{message: content, digests: map[crypto.Hash][]byte{}}
+	if content == nil {
+		c.message = []byte{}
+	}
+	for _, form := range forms {
+		c.signature = form
+		for _, k := range v.keys {
+			if k.check(c) == nil {
+				return k.id, nil
+			}
+		}
+	}
+	return unknown, errors.New("no trusted key verifies the signature: enrol the signer's public key")
+}

@@ -112,8 +112,9 @@ type unit struct {
 	record   store.Reissue
 	content  []byte // what is stored in the vault: see material.go
 	found    *verify.Found
-	wrote    bool // published by this run
-	verified bool // read back and accepted by its consumer's verifier
+	holder   []byte // the manifest that holds what was found: restoring it takes that, too
+	wrote    bool   // published by this run
+	verified bool   // read back and accepted by its consumer's verifier
 	err      error
 }
 
@@ -256,6 +257,11 @@ func (r *run) find(ctx context.Context, u *unit) (*verify.Found, error) {
 	for n := range fetched.Found {
 		f := &fetched.Found[n]
 		if f.Verified && f.Signer == r.Signer.Identity() && f.StatementKey() == u.StatementKey {
+			for _, h := range fetched.Holders {
+				if h.Digest == f.Manifest {
+					u.holder = h.Raw
+				}
+			}
 			return f, nil
 		}
 	}
@@ -367,8 +373,10 @@ func (r *run) record(ctx context.Context, units []*unit) error {
 			if u.record.State != Done {
 				continue
 			}
-			if _, err := tx.PutVault(ctx, u.found.Content); err != nil {
-				return err
+			for _, content := range [][]byte{u.found.Content, u.holder} {
+				if _, err := tx.PutVault(ctx, content); err != nil {
+					return err
+				}
 			}
 			if err := tx.PutSignature(ctx, u.found.Signature); err != nil {
 				return err

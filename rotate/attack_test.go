@@ -214,7 +214,9 @@ func TestAttack(t *testing.T) {
 		}},
 		{"inventory changed: signature gone", func(t *testing.T, k *kase, plan string) {
 			item := k.item(t, plan, 1, inventory.SignPredicate)
-			k.update(t, func(tx *store.Tx) error { return tx.KeepSignatures(t.Context(), repo, digest(1), nil) })
+			k.update(t, func(tx *store.Tx) error {
+				return tx.KeepSignatures(t.Context(), repo, digest(1), "", inventory.Formats(), nil)
+			})
 			k.wantChanged(t, plan, item, "no longer in the inventory")
 		}},
 		{"inventory changed: another proof only", func(t *testing.T, k *kase, plan string) {

@@ -137,61 +137,27 @@ func (a acts) do(ctx context.Context, action, subject string, content []byte, ac
 // quarantine takes one artifact and everything that hangs on it out of the
 // registry. The artifact goes first: what is left of it then accepts nothing.
 func (a acts) quarantine(ctx context.Context, reg Registry, i Item) (gone bool, err error) {
-	ref := i.Repository + "@" + i.Digest
 	m, err := reg.Manifest(ctx, i.Repository, i.Digest)
 	if errors.Is(err, registry.ErrNotFound) {
 		gone = true
 	} else if err != nil {
 		return false, err
 	}
-	unlock, err := reg.Serialise(ctx, i.Repository, i.Digest)
+	// Whoever pushes the artifact again must not find its signatures waiting,
+	// here or in the repository that holds them for this one.
+	ever, err := a.store.SignaturesEver(ctx, inventory.Artifact{Repository: i.Repository, Digest: i.Digest})
 	if err != nil {
 		return false, err
 	}
-	defer unlock()
-	referrers, err := reg.Referrers(ctx, i.Repository, i.Digest)
-	if err != nil {
-		return false, err
-	}
-	if !gone {
-		if err := a.do(ctx, "quarantine", ref, m.Raw, func() error {
-			return reg.Delete(ctx, i.Repository, i.Digest)
-		}); err != nil {
-			return false, err
+	places := []string{i.Repository}
+	for _, g := range ever {
+		if g.Location != "" && !slices.Contains(places, g.Location) {
+			places = append(places, g.Location)
 		}
 	}
-	for _, d := range referrers {
-		raw, err := reg.Manifest(ctx, i.Repository, d.Digest.String())
-		if errors.Is(err, registry.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return false, err
-		}
-		if err := a.keepLayers(ctx, reg, i.Repository, raw); err != nil {
-			return false, err
-		}
-		if err := a.do(ctx, "quarantine", i.Repository+"@"+d.Digest.String(), raw.Raw, func() error {
-			return reg.Detach(ctx, i.Repository, d.Digest.String(), i.Digest)
-		}); err != nil {
-			return false, err
-		}
-	}
-	for _, f := range []inventory.Format{inventory.Legacy, inventory.LegacyAtt} {
-		tag := verify.Tag(i.Digest, f)
-		sig, err := reg.Manifest(ctx, i.Repository, tag)
-		if errors.Is(err, registry.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return false, err
-		}
-		if err := a.keepLayers(ctx, reg, i.Repository, sig); err != nil {
-			return false, err
-		}
-		if err := a.do(ctx, "quarantine", i.Repository+":"+tag, sig.Raw, func() error {
-			return reg.Delete(ctx, i.Repository, sig.Digest)
-		}); err != nil {
+	for _, place := range places {
+		own := place == i.Repository && !gone
+		if err := a.strip(ctx, reg, place, i.Digest, own, m.Raw); err != nil {
 			return false, err
 		}
 	}
@@ -199,8 +165,71 @@ func (a acts) quarantine(ctx context.Context, reg Registry, i Item) (gone bool, 
 		return gone, nil
 	}
 	return gone, a.store.Update(ctx, a.by, func(tx *store.Tx) error {
-		return tx.KeepSignatures(ctx, i.Repository, i.Digest, nil)
+		for _, place := range places {
+			if place == i.Repository {
+				place = ""
+			}
+			if err := tx.KeepSignatures(ctx, i.Repository, i.Digest, place, inventory.Formats(), nil); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
+}
+
+// strip takes every signature of an artifact out of one repository, and where
+// it is the artifact's own the artifact before them.
+func (a acts) strip(ctx context.Context, reg Registry, repository, digest string, own bool, artifact []byte) error {
+	unlock, err := reg.Serialise(ctx, repository, digest)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// Read before the artifact goes: some registries list nothing for it then.
+	// Garbage in the listing, which anybody can push, must not keep it there.
+	referrers, err := reg.Referrers(ctx, repository, digest)
+	if err != nil && !errors.Is(err, registry.ErrMalformed) && !errors.Is(err, registry.ErrTooLarge) {
+		return err
+	}
+	var failed []error
+	if own {
+		if err := a.do(ctx, "quarantine", repository+"@"+digest, artifact, func() error {
+			return reg.Delete(ctx, repository, digest)
+		}); err != nil {
+			return err
+		}
+	}
+	for _, d := range referrers {
+		failed = append(failed, a.take(ctx, reg, repository, d.Digest.String(), func(m registry.Manifest) error {
+			return reg.Detach(ctx, repository, m.Digest, digest)
+		}))
+	}
+	for _, f := range []inventory.Format{inventory.Legacy, inventory.LegacyAtt} {
+		failed = append(failed, a.take(ctx, reg, repository, verify.Tag(digest, f), func(m registry.Manifest) error {
+			return reg.Delete(ctx, repository, m.Digest)
+		}))
+	}
+	return errors.Join(failed...)
+}
+
+// take vaults a manifest with what it holds and takes it away. One that is not
+// there is gone already.
+func (a acts) take(ctx context.Context, reg Registry, repository, reference string, away func(registry.Manifest) error) error {
+	m, err := reg.Manifest(ctx, repository, reference)
+	if errors.Is(err, registry.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := a.keepLayers(ctx, reg, repository, m); err != nil {
+		return err
+	}
+	subject := repository + ":" + reference
+	if reference == m.Digest {
+		subject = repository + "@" + reference
+	}
+	return a.do(ctx, "quarantine", subject, m.Raw, func() error { return away(m) })
 }
 
 // maxEvidence bounds one layer that is kept, in bytes.
@@ -209,6 +238,28 @@ const maxEvidence = 100 << 20
 // keepLayers puts what a signature's manifest holds into the vault: it may be
 // newer than the last scan. What cannot be read any more cannot be kept.
 func (a acts) keepLayers(ctx context.Context, reg Registry, repository string, m registry.Manifest) error {
+	// Verifiers also look into the manifests of an index.
+	images, _ := verify.Images(verify.Subject{Repository: repository}, m.Digest, m)
+	for _, digest := range images {
+		image, err := reg.Manifest(ctx, repository, digest)
+		if errors.Is(err, registry.ErrNotFound) || errors.Is(err, registry.ErrTooLarge) || errors.Is(err, registry.ErrDigest) || errors.Is(err, registry.ErrMalformed) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := a.do(ctx, "evidence", repository+"@"+digest, image.Raw, func() error { return nil }); err != nil {
+			return err
+		}
+		if err := a.keepImage(ctx, reg, repository, image); err != nil {
+			return err
+		}
+	}
+	return a.keepImage(ctx, reg, repository, m)
+}
+
+// keepImage puts the layers of one image manifest into the vault.
+func (a acts) keepImage(ctx context.Context, reg Registry, repository string, m registry.Manifest) error {
 	var image v1.Manifest
 	if err := json.Unmarshal(m.Raw, &image); err != nil {
 		return nil // the manifest itself is kept, and holds nothing a verifier could read

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/reseal/reseal/internal/registry"
 	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/journal"
@@ -50,6 +51,28 @@ func TestContainDryRun(t *testing.T) {
 	wantEqual(t, "locked", f.locked, false)
 }
 
+// TestContainGarbage has garbage in the list of referrers, which anybody can
+// push: what is known to be rogue goes all the same, and with a listing that
+// cannot be read for another reason nothing does.
+func TestContainGarbage(t *testing.T) {
+	t.Parallel()
+	k, _, p := approved(t, nil)
+	f := newFakeRegistry()
+	f.listing = errors.New("connection lost")
+	c, err := k.contain(t.Context(), f, p, true)
+	if err == nil || len(c.Failed) == 0 {
+		t.Errorf("the listing could not be read: %v, %+v", err, c)
+	}
+	wantEqual(t, "written", f.writes, []string{"publish " + revocation})
+	f.listing = fmt.Errorf("index: %w", registry.ErrMalformed)
+	c, err = k.contain(t.Context(), f, p, true)
+	must(t, err)
+	wantEqual(t, "quarantined", c.Quarantined, []string{repo + "@" + digest(3)})
+	if len(f.manifests) > 0 && f.manifests[digest(3)] != nil {
+		t.Error("the rogue artifact is still there")
+	}
+}
+
 func TestContain(t *testing.T) {
 	t.Parallel()
 	k, plan, p := approved(t, nil)
@@ -83,7 +106,7 @@ func TestContain(t *testing.T) {
 	for _, e := range k.entries(t)[journaled:] {
 		got = append(got, e.Action)
 	}
-	wantEqual(t, "journal", strings.Join(got, " "), "revocation.intended revocation.done"+strings.Repeat(" quarantine.intended quarantine.done", 5)+" signature.gone")
+	wantEqual(t, "journal", strings.Join(got, " "), "revocation.intended revocation.done"+strings.Repeat(" quarantine.intended quarantine.done", 5)+" inventory.sighted")
 	for _, raw := range []string{"rogue image", "its signatures", "its attestations", "its bundle", "another referrer"} {
 		if _, err := k.Vault(t.Context(), inventory.Digest([]byte(raw))); err != nil {
 			t.Errorf("%s: %v", raw, err)
@@ -279,7 +302,9 @@ func TestCutOverRefuses(t *testing.T) {
 			change: func(t *testing.T, k *kase, _ *wall) { k.deploy(t, elsewhere, 6) }},
 		{name: "its signatures were deleted from the registry", dark: []string{digest(2), digest(7)}, refuse: 1, is: ErrNotCovered, says: "1 deployed",
 			change: func(t *testing.T, k *kase, _ *wall) {
-				k.update(t, func(tx *store.Tx) error { return tx.KeepSignatures(t.Context(), repo, digest(1), nil) })
+				k.update(t, func(tx *store.Tx) error {
+					return tx.KeepSignatures(t.Context(), repo, digest(1), "", inventory.Formats(), nil)
+				})
 			}},
 		{name: "an anchor that pins somebody else", dark: []string{digest(2), digest(7)}, says: "nor enrolled as trusted",
 			change: func(t *testing.T, k *kase, w *wall) { w.pin(t, k.stranger.pem, k.old.pem) }},
@@ -294,6 +319,14 @@ func TestCutOverRefuses(t *testing.T) {
 				r := k.next.record(signer.Standby)
 				r.PublicKey = k.stranger.pem
 				k.update(t, func(tx *store.Tx) error { return tx.PutSigner(t.Context(), r) })
+			}},
+		{name: "a proven signature is also kept where the new signer has none", dark: []string{digest(2), digest(7)}, is: ErrNotCovered, says: "1 deployed",
+			change: func(t *testing.T, k *kase, _ *wall) {
+				k.update(t, func(tx *store.Tx) error {
+					g := signed(k.old, inventory.Legacy, true)
+					g.ID, g.Repository, g.Digest, g.Location = "elsewhere", repo, digest(1), "r.example/signatures"
+					return tx.PutSignature(t.Context(), g)
+				})
 			}},
 		{name: "the new signer is under an incident since the approval", dark: []string{digest(2), digest(7)}, says: "incident",
 			change: func(t *testing.T, k *kase, _ *wall) { k.open(t, "INC-2", k.next.id) }},

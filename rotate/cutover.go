@@ -177,17 +177,21 @@ func (c *Cutover) cover(ctx context.Context, s *store.Store, accepts Accepts, p 
 			if _, rogue := policy.Rogue[a.Digest]; rogue || !a.Deployed {
 				continue
 			}
-			if err := c.coverOne(ctx, s, accepts, p.plan, a, next, held[a.Ref()]); err != nil {
+			if err := c.coverOne(ctx, s, accepts, p.plan, policy, a, next, held[a.Ref()]); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-func (c *Cutover) coverOne(ctx context.Context, s *store.Store, accepts Accepts, p Plan, a inventory.Artifact, next signer.Record, held string) error {
+func (c *Cutover) coverOne(ctx context.Context, s *store.Store, accepts Accepts, p Plan, policy trust.Policy, a inventory.Artifact, next signer.Record, held string) error {
 	ever, err := s.SignaturesEver(ctx, a)
 	if err != nil {
 		return err
+	}
+	for _, place := range trust.Elsewhere(ever, policy) {
+		c.Dark = append(c.Dark, Dark{Artifact: a.Ref(), Consumer: "whoever reads " + place,
+			Why: "a proven signature is kept as " + place + ", where the new signer has none: sign it there by hand and scan", Accepted: slices.Contains(p.AcceptDark, a.Digest)})
 	}
 	for _, consumer := range p.Consumers {
 		if slices.Contains(c.Others, consumer.Name) || !slices.ContainsFunc(ever, func(g inventory.Signature) bool {

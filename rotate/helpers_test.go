@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -371,6 +372,7 @@ type fakeRegistry struct {
 	fault     fault
 	kill      context.CancelFunc
 	locked    bool
+	listing   error // beside the list of referrers
 }
 
 // newFakeRegistry has the rogue artifact 3 of a case with everything that can
@@ -421,7 +423,7 @@ func (f *fakeRegistry) Referrers(ctx context.Context, _, d string) (out []v1.Des
 		}
 	}
 	slices.SortFunc(out, func(a, b v1.Descriptor) int { return bytes.Compare([]byte(a.Digest.Hex), []byte(b.Digest.Hex)) })
-	return out, ctx.Err()
+	return out, cmp.Or(ctx.Err(), f.listing)
 }
 
 func (f *fakeRegistry) Serialise(ctx context.Context, _, _ string) (func(), error) {

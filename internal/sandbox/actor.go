@@ -247,6 +247,30 @@ func (a *Actor) AttestBundle(ctx context.Context, ref name.Digest, predicateType
 	})
 }
 
+// SignBlob signs content as "cosign sign-blob --bundle" does and returns the
+// Sigstore bundle: a message signature over the content's digest.
+func (a *Actor) SignBlob(ctx context.Context, content []byte, proofs Proof) ([]byte, error) {
+	b, err := sign.Bundle(&sign.PlainData{Data: content}, keypair{a}, a.options(ctx, proofs))
+	if err != nil {
+		return nil, fmt.Errorf("sandbox: signing a file by %q: %w", a.name, err)
+	}
+	return protojson.Marshal(b)
+}
+
+// options asks for the proofs that a bundle is to carry.
+func (a *Actor) options(ctx context.Context, proofs Proof) sign.BundleOptions {
+	opts := sign.BundleOptions{Context: ctx}
+	for _, log := range []Proof{RekorV1, RekorV2} {
+		if proofs&log != 0 {
+			opts.TransparencyLogs = append(opts.TransparencyLogs, a.world.transparency[log])
+		}
+	}
+	if proofs&Timestamp != 0 {
+		opts.TimestampAuthorities = []*sign.TimestampAuthority{a.world.timestamps}
+	}
+	return opts
+}
+
 // SignBundleForged attaches a bundle to the digest as a thief would back-date
 // it: with an RFC 3161 token of a timestamp authority of the thief's own,
 // which no trusted root knows.
@@ -351,16 +375,7 @@ func (a *Actor) attachBundle(ctx context.Context, ref name.Digest, predicateType
 	if err != nil {
 		return err
 	}
-	opts := sign.BundleOptions{Context: ctx}
-	for _, log := range []Proof{RekorV1, RekorV2} {
-		if proofs&log != 0 {
-			opts.TransparencyLogs = append(opts.TransparencyLogs, a.world.transparency[log])
-		}
-	}
-	if proofs&Timestamp != 0 {
-		opts.TimestampAuthorities = []*sign.TimestampAuthority{a.world.timestamps}
-	}
-	b, err := sign.Bundle(&sign.DSSEData{Data: statement, PayloadType: types.IntotoPayloadType}, keypair{a}, opts)
+	b, err := sign.Bundle(&sign.DSSEData{Data: statement, PayloadType: types.IntotoPayloadType}, keypair{a}, a.options(ctx, proofs))
 	if err != nil {
 		return fmt.Errorf("signing statement: %w", err)
 	}

@@ -109,8 +109,8 @@ func (p Policy) decide(st inventory.Statement, beside []inventory.Statement, sig
 	if isRogue {
 		return Deny, "marked rogue: " + rogue, nil
 	}
-	missing := p.uncovered(sigs)
-	if len(missing) == 0 {
+	missing, elsewhere := p.uncovered(sigs)
+	if len(missing) == 0 && elsewhere == "" {
 		return None, "covered by the new signer in every format it was consumed in", nil
 	}
 	for _, s := range sigs {
@@ -119,6 +119,9 @@ func (p Policy) decide(st inventory.Statement, beside []inventory.Statement, sig
 		}
 	}
 	if reason, good := p.good(st, beside, sigs); good {
+		if elsewhere != "" {
+			return Hold, fmt.Sprintf("%s; but it is kept as %s only, where no new signature can be put yet: sign it by hand", reason, elsewhere), nil
+		}
 		if inventory.IsProvenance(st.PredicateType()) {
 			return Hold, "provenance is its builder's word and is never re-asserted by another signer: keep the old attestation, " + reason, nil
 		}
@@ -132,22 +135,72 @@ func (p Policy) decide(st inventory.Statement, beside []inventory.Statement, sig
 	return Hold, worstReason(sigs), nil
 }
 
+// writable reports whether a signature like this one can be put beside it by
+// the new signer.
+func writable(s inventory.Signature) bool {
+	return s.Location == "" && slices.Contains([]inventory.Format{inventory.Legacy, inventory.LegacyAtt, inventory.Bundle}, s.Format)
+}
+
+// keptAs says where a signature is kept.
+func keptAs(s inventory.Signature) string {
+	if s.Location == "" {
+		return string(s.Format)
+	}
+	return string(s.Format) + " in " + s.Location
+}
+
 // uncovered returns the formats in which the statement was consumed and would
-// not be accepted once everything in an incident is removed.
-func (p Policy) uncovered(sigs []Judged) []inventory.Format {
-	var missing []inventory.Format
+// not be accepted once everything in an incident is removed. elsewhere says
+// where it is kept when no new signature can be put in any such place. A place
+// of that kind beside others does not count: an attacker who adds one to a good
+// statement must not keep it from being re-signed.
+func (p Policy) uncovered(sigs []Judged) (missing []inventory.Format, elsewhere string) {
+	consumed := false
 	for _, s := range sigs {
-		if !s.Verified || !slices.Contains(p.Replaced, s.Signer) || slices.Contains(missing, s.Format) {
+		if !s.Verified || !slices.Contains(p.Replaced, s.Signer) {
 			continue
 		}
-		if !slices.ContainsFunc(sigs, func(o Judged) bool {
-			return o.Verdict == Unaffected && o.Format == s.Format && o.Signer == p.Successor
-		}) {
+		if !writable(s.Signature) {
+			elsewhere = keptAs(s.Signature)
+			continue
+		}
+		consumed = true
+		if !slices.Contains(missing, s.Format) && !p.covers(sigs, s.Format) {
 			missing = append(missing, s.Format)
 		}
 	}
+	if consumed || p.covers(sigs, inventory.Legacy, inventory.LegacyAtt, inventory.Bundle) {
+		elsewhere = ""
+	}
 	slices.Sort(missing)
-	return missing
+	return missing, elsewhere
+}
+
+// Elsewhere returns where proven image signatures of the replaced signers are
+// kept besides, in places no new signature is put by re-signing, and the new
+// signer has none. What is not proven does not count: a thief could put it
+// anywhere.
+func Elsewhere(sigs []inventory.Signature, p Policy) (places []string) {
+	for _, s := range sigs {
+		if s.Gone || s.PredicateType != inventory.SignPredicate || writable(s) || slices.Contains(places, keptAs(s)) ||
+			!slices.Contains(p.Replaced, s.Signer) || !Judge(s, p.Incidents, p.Skew).Verdict.Proven() {
+			continue
+		}
+		if !slices.ContainsFunc(sigs, func(o inventory.Signature) bool {
+			return !o.Gone && keptAs(o) == keptAs(s) && o.Signer == p.Successor && Judge(o, p.Incidents, p.Skew).Verdict == Unaffected
+		}) {
+			places = append(places, keptAs(s))
+		}
+	}
+	return places
+}
+
+// covers reports whether the new signer's signature, outside every incident, is
+// there in one of the formats.
+func (p Policy) covers(sigs []Judged, formats ...inventory.Format) bool {
+	return slices.ContainsFunc(sigs, func(o Judged) bool {
+		return o.Verdict == Unaffected && o.Signer == p.Successor && o.Location == "" && slices.Contains(formats, o.Format)
+	})
 }
 
 // good reports whether something the incidents do not touch proves the

@@ -165,6 +165,11 @@ func TestAttack(t *testing.T) {
 		{name: "wholly unexplained", sigs: []inventory.Signature{sig(thief)}, policy: Policy{Unexplained: map[string]bool{"s": true}}, want: Deny},
 		{name: "thief signs a good digest", sigs: []inventory.Signature{sig(thief, upper(1, tsa)), format(sig(thief), inventory.Bundle)},
 			policy: Policy{Unexplained: map[string]bool{"sbundle": true}}, want: Resign},
+		{name: "kept where nothing can be written", sigs: []inventory.Signature{format(sig(thief, upper(1, tsa)), inventory.Referrer)}, want: Hold},
+		{name: "kept in another repository only", sigs: []inventory.Signature{located(sig(thief, upper(1, tsa)))}, want: Hold},
+		{name: "thief adds one where nothing can be written", sigs: []inventory.Signature{sig(thief, upper(1, tsa)), format(sig(thief), inventory.Referrer), located(sig(thief))}, want: Resign},
+		{name: "covered, and one left where nothing can be written", sigs: []inventory.Signature{sig(thief, upper(1, tsa)), sig(next), format(sig(thief), inventory.Referrer)}, want: None},
+		{name: "the new signer's in another repository covers nothing", sigs: []inventory.Signature{sig(thief, upper(1, tsa)), located(sig(next))}, want: Resign},
 		{name: "contradicting proofs", sigs: []inventory.Signature{sig(thief, upper(1, tsa), lower(5, log1))}, want: Hold},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -190,6 +195,13 @@ func TestAttack(t *testing.T) {
 			}
 		})
 	}
+}
+
+// located is a signature kept in another repository than its artifact.
+func located(s inventory.Signature) inventory.Signature {
+	s.ID += "elsewhere"
+	s.Location = "r.example/signatures"
+	return s
 }
 
 func TestDecideLeavesAlone(t *testing.T) {
@@ -225,7 +237,10 @@ func drawWorld(t *rapid.T) world {
 		s := sig(rapid.SampledFrom(signers).Draw(t, "signer"))
 		s.ID = fmt.Sprint("s", n)
 		s.Verified = rapid.IntRange(0, 4).Draw(t, "verified") > 0
-		s.Format = rapid.SampledFrom([]inventory.Format{inventory.Legacy, inventory.Bundle}).Draw(t, "format")
+		s.Format = rapid.SampledFrom([]inventory.Format{inventory.Legacy, inventory.Bundle, inventory.Referrer}).Draw(t, "format")
+		if rapid.IntRange(0, 4).Draw(t, "place") == 0 {
+			s = located(s)
+		}
 		s.FirstSeen = at(hour.Draw(t, "seen"))
 		s.Names = rapid.SampledFrom([]string{"", "r.example/a", "r.example/b"}).Draw(t, "names")
 		if kind := rapid.SampledFrom([]string{inventory.SignPredicate, "https://slsa.dev/provenance/v1", "https://openvex.dev/ns/v0.2.0"}).Draw(t, "type"); kind != inventory.SignPredicate {

@@ -333,12 +333,17 @@ type anyManifest struct {
 func manifest(ref name.Reference) (anyManifest, error) {
 	var m anyManifest
 	desc, err := remote.Get(ref)
-	if absent := (*transport.Error)(nil); errors.As(err, &absent) && absent.StatusCode == http.StatusNotFound {
+	if isNotFound(err) {
 		return m, nil
 	} else if err != nil {
 		return m, err
 	}
 	return m, json.Unmarshal(desc.Manifest, &m)
+}
+
+func isNotFound(err error) bool {
+	absent := (*transport.Error)(nil)
+	return errors.As(err, &absent) && absent.StatusCode == http.StatusNotFound
 }
 
 func blob(repo name.Repository, desc v1.Descriptor) ([]byte, error) {

@@ -1,4 +1,4 @@
-//go:build e2e && linux
+//go:build (e2e || bench) && linux
 
 package main
 
@@ -14,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,6 +40,7 @@ type world struct {
 	host     string // of the registry
 	tsa      string // URL that timestamps are asked of
 	registry *server
+	env      []string // of commands, beyond what every command has
 }
 
 // newWorld starts a registry and a timestamp authority and makes the keys and
@@ -45,7 +48,7 @@ type world struct {
 // commands: old.key, old.pub, trusted_root.json and so on.
 func newWorld(t *testing.T) *world {
 	w := &world{T: t, dir: t.TempDir(), host: freeAddress(t)}
-	for _, name := range []string{"reseal", "cosign2", "cosign3", "registry", "timestamp-server"} {
+	for _, name := range []string{"reseal", "cosign2", "cosign3", "registry", "crane", "timestamp-server", "fulcio", "rekor-tiles"} {
 		if _, err := os.Stat(binary(t, name)); err != nil {
 			t.Fatalf("%v: run \"make build peers\" first, or set RESEAL_BIN and RESEAL_PEERS", err)
 		}
@@ -54,7 +57,7 @@ func newWorld(t *testing.T) *world {
 		w.check(os.Mkdir(w.path(dir), 0o700))
 	}
 	w.write("registry.yml", fmt.Sprintf(`version: 0.1
-log: {level: error, accesslog: {disabled: true}}
+log: {level: error}
 storage:
   filesystem: {rootdirectory: %q}
   delete: {enabled: true}
@@ -182,10 +185,17 @@ func (r result) unless(code int) error {
 	return fmt.Errorf("expected exit code %d of: %s", code, r)
 }
 
+// with returns the world as commands see it that have more environment.
+func (w *world) with(env ...string) *world {
+	other := *w
+	other.env = append(slices.Clone(w.env), env...)
+	return &other
+}
+
 func (w *world) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(binary(w.T, name), args...)
 	cmd.Dir = w.dir
-	cmd.Env = []string{"HOME=" + w.path("home"), "PATH=" + os.Getenv("PATH"), "COSIGN_PASSWORD=" + password, "OTEL_TRACES_EXPORTER=none"}
+	cmd.Env = append([]string{"HOME=" + w.path("home"), "PATH=" + os.Getenv("PATH"), "COSIGN_PASSWORD=" + password, "OTEL_TRACES_EXPORTER=none"}, w.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
 }
@@ -335,4 +345,18 @@ func isolated(t *testing.T) bool {
 		t.Errorf("in a network of its own: %v", err)
 	}
 	return true
+}
+
+var accessLog = regexp.MustCompile(`"([A-Z]+) (\S+) HTTP/[0-9.]+" ([0-9]{3}) `)
+
+// requests returns the requests that the registry has answered so far.
+func (w *world) requests() []string {
+	w.Helper()
+	content, err := os.ReadFile(w.path("registry.log"))
+	w.check(err)
+	var out []string
+	for _, m := range accessLog.FindAllSubmatch(content, -1) {
+		out = append(out, string(bytes.Join(m[1:], []byte(" "))))
+	}
+	return out
 }

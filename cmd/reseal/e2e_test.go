@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,7 +17,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
 // apart is how long the inventory, the theft and the attack lie apart, so that
@@ -440,12 +438,11 @@ func (w *world) present(i *image, want bool) {
 		ref, err := name.ParseReference(text)
 		w.check(err)
 		_, err = remote.Head(ref)
-		absent := (*transport.Error)(nil)
-		if errors.As(err, &absent) && absent.StatusCode == http.StatusNotFound {
-			err = nil
+		absent := isNotFound(err)
+		if !absent {
+			w.check(err)
 		}
-		w.check(err)
-		if (absent == nil) != want {
+		if absent == want {
 			w.Errorf("%s: expected %s to be in the registry: %t", i, text, want)
 		}
 	}

@@ -38,6 +38,14 @@ Examples:
 			if (incident == "") == (suspect == "") {
 				return usageError{errors.New("impact of what? name one incident, or one signer with --signer")}
 			}
+			b, err := a.Blast(c.Context, incident, suspect)
+			if err != nil {
+				return err
+			}
+			if !wantsJSON(c) { // at once, before each is judged
+				ui.notef("%d signatures (%d of them gone from their place) on %d artifacts in %d repositories, %d deployed, first seen %s, last %s",
+					b.Signatures, b.Gone, b.Artifacts, b.Repositories, b.Deployed, day(b.First), day(b.Last))
+			}
 			var visit func(rotate.Item) error
 			if c.Bool("list") && !wantsJSON(c) {
 				visit = func(i rotate.Item) error { ui.item(i); return nil }

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/reseal/reseal/internal/app"
+	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/journal"
 )
 
@@ -21,8 +22,11 @@ func journalCommand(ui *ui) *cli.Command {
 			{
 				Name:        "show",
 				Usage:       "print the entries",
-				Description: "With --json prints one entry a line.\n\nExample:\n  reseal journal show --from 100" + exits(),
-				Flags:       []cli.Flag{&cli.Int64Flag{Name: "from", Usage: "start at entry `N`"}},
+				Description: "With --json prints one entry a line.\n\nExample:\n  reseal journal show --from 100 --sightings" + exits(),
+				Flags: []cli.Flag{
+					&cli.Int64Flag{Name: "from", Usage: "start at entry `N`"},
+					&cli.BoolFlag{Name: "sightings", Usage: "print each thing sighted, too"},
+				},
 				Action: in(func(c *cli.Context, a *app.App) error {
 					next := a.Journal(c.Context, c.Int64("from"))
 					for {
@@ -40,6 +44,16 @@ func journalCommand(ui *ui) *cli.Command {
 							continue
 						}
 						ui.printf("%d %s %s (%s) %s %s %s", e.Index, e.Time.Format(time.RFC3339), e.Actor, e.Reason, e.Action, e.Subject, short(e.Digest))
+						if !c.Bool("sightings") || e.Action != store.Sighted {
+							continue
+						}
+						sightings, err := a.Sightings(c.Context, e.Digest)
+						if err != nil {
+							return err
+						}
+						for _, s := range sightings {
+							ui.printf("    %s %s %s", s.Action, s.Subject, short(s.Digest))
+						}
 					}
 				}),
 			},
@@ -58,6 +72,25 @@ func journalCommand(ui *ui) *cli.Command {
 						return fmt.Errorf("export: %w", err)
 					}
 					return errors.Join(a.ExportJournal(c.Context, f), f.Sync(), f.Close())
+				}),
+			},
+			{
+				Name:      "sightings",
+				Usage:     "print what one entry says was sighted",
+				ArgsUsage: "DIGEST",
+				Description: `A scan journals what it sees in one entry for each commit; the entry's digest is
+the SHA-256 of these very bytes: one line for each sighting, with what
+happened, to what, and the digest of the bytes seen.
+
+Example:
+  reseal journal sightings sha256:... | sha256sum` + exits(),
+				Action: in(func(c *cli.Context, a *app.App) error {
+					body, err := a.Vault(c.Context, c.Args().First())
+					if err != nil {
+						return err
+					}
+					_, err = ui.out.Write(body)
+					return err
 				}),
 			},
 			journalVerify(ui),

@@ -73,9 +73,10 @@ Try it without any server: reseal drill signing-key`,
 
 func commands(ui *ui) []*cli.Command {
 	list := []*cli.Command{
-		initCommand(ui), scanCommand(ui), deployedCommand(ui), signersCommand(ui), signerCommand(ui), artifactsCommand(ui),
+		initCommand(ui), scanCommand(ui), importCommand(ui), deployedCommand(ui), reverifyCommand(ui), exportCommand(ui),
+		signersCommand(ui), signerCommand(ui), artifactsCommand(ui), signaturesCommand(ui), authoritiesCommand(ui), anchorsCommand(ui), problemsCommand(ui),
 		impactCommand(ui), incidentCommand(ui), containCommand(ui), resignCommand(ui), cutoverCommand(ui),
-		verifyCommand(ui), journalCommand(ui), runbookCommand(ui), drillCommand(ui),
+		restoreCommand(ui), verifyCommand(ui), journalCommand(ui), dbCommand(ui), runbookCommand(ui), drillCommand(ui),
 	}
 	var finish func([]*cli.Command)
 	finish = func(list []*cli.Command) {
@@ -161,7 +162,7 @@ func globalFlags(outer bool) []cli.Flag {
 	}
 	return []cli.Flag{
 		&cli.StringFlag{Name: "home", Usage: "`DIR` with configuration and database (default: ~/.reseal)", EnvVars: env("RESEAL_HOME"), Category: "Global"},
-		&cli.StringFlag{Name: "db", Usage: "database `FILE` (default: reseal.db in the home)", EnvVars: env("RESEAL_DB"), Category: "Global"},
+		&cli.StringFlag{Name: "db", Usage: "database `FILE` or postgres:// URL (default: reseal.db in the home)", EnvVars: env("RESEAL_DB"), Category: "Global"},
 		&cli.StringFlag{Name: "actor", Usage: "`NAME` of who acts, for the journal (default: your user name)", EnvVars: env("RESEAL_ACTOR"), Category: "Global"},
 		&cli.BoolFlag{Name: "json", Usage: "print one JSON object instead of text", EnvVars: env("RESEAL_JSON"), Category: "Global"},
 	}

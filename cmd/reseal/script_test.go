@@ -17,10 +17,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/reseal/reseal/internal/registry"
 	"github.com/reseal/reseal/internal/sandbox"
 )
 
@@ -60,6 +62,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("RESEAL_HOME", filepath.Join(env.WorkDir, "home"))
 			env.Setenv("RESEAL_ACTOR", "carol")
 			env.Setenv("COSIGN_PASSWORD", "secret-of-the-test")
+			env.Setenv("LONG_AGO", time.Now().Add(-1000*time.Hour).UTC().Format(time.RFC3339))
 			env.Setenv("FROM", time.Now().Add(-24*time.Hour).UTC().Format(time.RFC3339))
 			return nil
 		},
@@ -69,6 +72,8 @@ func TestScripts(t *testing.T) {
 			"sign":   func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).sign(ts, args) },
 			"attest": func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).attest(ts, args) },
 			"break":  func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).breakIt(ts, args) },
+			"blob":   func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).signBlob(ts, args) },
+			"lose":   func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).lose(ts, args) },
 			"exits":  checkExit,
 			"plan":   savePlan,
 		},
@@ -149,6 +154,32 @@ func (w *scriptWorld) attest(ts *testscript.TestScript, args []string) {
 		}
 		return a.AttestBundle(context.Background(), ref, args[2], predicate, sandbox.NoProof)
 	})
+}
+
+// blob ACTOR FILE BUNDLE: signs a file as cosign sign-blob does.
+func (w *scriptWorld) signBlob(ts *testscript.TestScript, args []string) {
+	bundle, err := w.actors[args[0]].SignBlob(context.Background(), []byte(ts.ReadFile(args[1])), sandbox.Timestamp)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), bundle, 0o644))
+}
+
+// lose REFERENCE: takes every signature of an image out of the registry.
+func (w *scriptWorld) lose(ts *testscript.TestScript, args []string) {
+	ctx, ref := context.Background(), reference(ts, args[0])
+	client := registry.New(registry.Options{Keychain: authn.NewMultiKeychain()})
+	repo := ref.Context().Name()
+	list, err := client.Referrers(ctx, repo, ref.DigestStr())
+	ts.Check(err)
+	for _, d := range list {
+		ts.Check(client.Detach(ctx, repo, d.Digest.String(), ref.DigestStr()))
+	}
+	for _, suffix := range []string{".sig", ".att"} {
+		m, err := client.Manifest(ctx, repo, strings.Replace(ref.DigestStr(), ":", "-", 1)+suffix)
+		if !errors.Is(err, registry.ErrNotFound) {
+			ts.Check(err)
+			ts.Check(client.Delete(ctx, repo, m.Digest))
+		}
+	}
 }
 
 // break KIND REFERENCE: puts something hostile into the registry: an annotation

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ func signersCommand(ui *ui) *cli.Command {
 		Name:        "signers",
 		Usage:       "list every signer and what it signed",
 		Description: "Example:\n  reseal signers --json" + exits(),
+		Flags:       []cli.Flag{csvFlag()},
 		Action: in(func(c *cli.Context, a *app.App) error {
 			list, err := a.Signers(c.Context)
 			if err != nil {
@@ -48,8 +50,11 @@ func signersCommand(ui *ui) *cli.Command {
 				}
 				text = append(text, []string{name, string(s.State), fmt.Sprint(s.Artifacts), fmt.Sprint(s.Signatures), day(s.FirstSeen), day(s.LastSeen), s.Identity.String()})
 			}
-			if wantsJSON(c) {
+			switch {
+			case wantsJSON(c):
 				return ui.object("signers", map[string]any{"signers": rows})
+			case c.Bool("csv"):
+				return ui.csv(text)
 			}
 			ui.table(text)
 			return nil
@@ -61,41 +66,42 @@ func artifactsCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name:  "artifacts",
 		Usage: "list artifacts, deployed first",
-		Description: `With --json prints one object a line.
+		Description: `With --json prints one object a line, with --csv a table for a spreadsheet.
 
 Examples:
-  reseal artifacts --signer release
-  reseal artifacts --repository registry.example/acme/app` + exits(),
+  reseal artifacts --signer release --alone
+  reseal artifacts --repository "registry.example/acme/*" --csv` + exits(),
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "signer", Usage: "only what this signer signed: `NAME` or ID"},
-			&cli.StringFlag{Name: "repository", Usage: "only in this `REPOSITORY`"},
+			&cli.StringSliceFlag{Name: "signer", Usage: "only what this signer signed: `NAME` or ID (repeat)"},
+			&cli.StringFlag{Name: "repository", Usage: "only in this `REPOSITORY`; with a * at the end: in all that start so"},
+			&cli.StringFlag{Name: "digest", Usage: "only this `DIGEST`"},
+			&cli.BoolFlag{Name: "alone", Usage: "only what no other trusted signer has signed, with --signer"},
+			csvFlag(),
 		},
-		Action: in(func(c *cli.Context, a *app.App) error {
-			sel := store.Selection{Repository: c.String("repository")}
-			if name := c.String("signer"); name != "" {
-				r, err := a.Signer(c.Context, name)
-				if err != nil {
-					return err
-				}
-				sel.Signers = []string{r.Identity.ID()}
+		Action: in(func(c *cli.Context, a *app.App) (err error) {
+			sel := store.Selection{Digest: c.String("digest"), Alone: c.Bool("alone")}
+			sel.Repository, sel.Prefix = repositoryOrPrefix(c.String("repository"))
+			if sel.Signers, err = signerIDs(c, a); err != nil {
+				return err
 			}
+			if sel.Alone && len(sel.Signers) == 0 {
+				return usageError{errors.New("--alone asks for what a signer signed alone: name it with --signer")}
+			}
+			rows := ui.rows(c, "artifact", "repository", "digest", "tags", "deployed", "media_type", "size", "first_seen")
 			for art, err := range a.Artifacts(c.Context, sel) {
 				if err != nil {
 					return err
-				}
-				if wantsJSON(c) {
-					if err := ui.object("artifact", artifactJSON(art)); err != nil {
-						return err
-					}
-					continue
 				}
 				mark := " "
 				if art.Deployed {
 					mark = "*"
 				}
-				ui.printf("%s %s %s", mark, art.Ref(), strings.Join(art.Tags, ","))
+				if err := rows.put(artifactJSON(art), fmt.Sprintf("%s %s %s", mark, art.Ref(), strings.Join(art.Tags, ",")),
+					art.Repository, art.Digest, strings.Join(art.Tags, " "), fmt.Sprint(art.Deployed), art.MediaType, fmt.Sprint(art.Size), stamp(art.FirstSeen)); err != nil {
+					return err
+				}
 			}
-			return nil
+			return rows.end()
 		}),
 	}
 }

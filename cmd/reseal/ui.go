@@ -1,20 +1,24 @@
 package main
 
 import (
+	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
 
+	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
 	"github.com/reseal/reseal/internal/app"
+	"github.com/reseal/reseal/inventory/restore"
 	"github.com/reseal/reseal/rotate"
 )
 
@@ -68,7 +72,7 @@ func exitCode(err error) int {
 		return exitRefused
 	case errors.Is(err, rotate.ErrNeedsApproval):
 		return exitApproval
-	case errors.Is(err, rotate.ErrOverLimit), errors.Is(err, rotate.ErrNotCovered):
+	case errors.Is(err, rotate.ErrOverLimit), errors.Is(err, rotate.ErrNotCovered), errors.Is(err, restore.ErrOverLimit):
 		return exitCeiling
 	}
 	return exitFailed
@@ -117,6 +121,75 @@ func (u *ui) table(rows [][]string) {
 		fmt.Fprintln(w, strings.Join(r, "\t"))
 	}
 	w.Flush()
+}
+
+// rows prints a listing as it comes: lines of text, objects with --json, or
+// records with --csv.
+type rows struct {
+	ui     *ui
+	schema string
+	json   bool
+	csv    *csv.Writer // nil: not asked for
+}
+
+// rows starts a listing whose objects have a schema and whose records have
+// these fields.
+func (u *ui) rows(c *cli.Context, schema string, fields ...string) *rows {
+	r := &rows{ui: u, schema: schema, json: wantsJSON(c)}
+	if c.Bool("csv") && !r.json {
+		r.csv = csv.NewWriter(u.out)
+		_ = r.csv.Write(fields) // its error is in end
+	}
+	return r
+}
+
+// put prints one entry.
+func (r *rows) put(object any, text string, record ...string) error {
+	switch {
+	case r.json:
+		return r.ui.object(r.schema, object)
+	case r.csv != nil:
+		return r.csv.Write(inert(record))
+	}
+	_, err := fmt.Fprintln(r.ui.out, text)
+	return err
+}
+
+// end completes the listing.
+func (r *rows) end() error {
+	if r.csv == nil {
+		return nil
+	}
+	r.csv.Flush()
+	return r.csv.Error()
+}
+
+// csv prints a table with its heading as records.
+func (u *ui) csv(table [][]string) error {
+	w := csv.NewWriter(u.out)
+	for _, record := range table {
+		if err := w.Write(inert(record)); err != nil {
+			return err
+		}
+	}
+	w.Flush()
+	return w.Error()
+}
+
+// inert keeps a spreadsheet from taking text for a formula: names of signers
+// and repositories are whoever pushed them (OWASP, "CSV Injection").
+func inert(record []string) []string {
+	out := slices.Clone(record)
+	for i, field := range out {
+		if field != "" && strings.ContainsRune("=+-@\t\r", rune(field[0])) {
+			out[i] = "'" + field
+		}
+	}
+	return out
+}
+
+func csvFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "csv", Usage: "print comma-separated values with a heading"}
 }
 
 func (u *ui) isTerminal() bool {
@@ -179,6 +252,14 @@ func (u *ui) progress(what string, total int64) *progress {
 	}
 	now := time.Now()
 	return &progress{ui: u, what: what, total: total, every: every, start: now, last: now}
+}
+
+// of reports how much there is by now, too.
+func (p *progress) of(done, total int64, detail string) {
+	p.mu.Lock()
+	p.total = total
+	p.mu.Unlock()
+	p.at(done, detail)
 }
 
 // at reports that done units are done, with a word about the rest.

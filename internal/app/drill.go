@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/reseal/reseal/inventory/scan"
 	"github.com/reseal/reseal/resign"
 	"github.com/reseal/reseal/rotate"
 	"github.com/reseal/reseal/runbooks"
@@ -55,12 +54,12 @@ func (r *responder) Prepare(ctx context.Context, s drill.Setup) error {
 	if r.app, err = Open(ctx, o); err != nil {
 		return err
 	}
-	if _, err := r.app.Scan(ctx, s.Repositories, nil, nil); err != nil {
+	if _, err := r.app.Scan(ctx, ScanOptions{Targets: Targets(s.Repositories...)}, nil); err != nil {
 		return err
 	}
-	_, unknown, err := r.app.MarkDeployed(ctx, "the cluster", strings.NewReader(strings.Join(s.Deployed, "\n")))
-	if err == nil && len(unknown) > 0 {
-		err = fmt.Errorf("deployed, but not in the inventory: %s", strings.Join(unknown, ", "))
+	running, err := r.app.MarkDeployed(ctx, "the cluster", strings.NewReader(strings.Join(s.Deployed, "\n")), false)
+	if err == nil && len(running.Unknown) > 0 {
+		err = fmt.Errorf("deployed, but not in the inventory: %s", strings.Join(running.Unknown, ", "))
 	}
 	return err
 }
@@ -105,7 +104,7 @@ func summary(format string, args ...any) drill.Outcome {
 }
 
 func (r *responder) scan(ctx context.Context) (drill.Outcome, error) {
-	res, err := r.app.Scan(ctx, r.setup.Repositories, nil, func(string, scan.Result) {})
+	res, err := r.app.Scan(ctx, ScanOptions{Targets: Targets(r.setup.Repositories...)}, nil)
 	return summary("%d artifacts with %d signatures in %d repositories: %d verify, %d do not",
 		res.Artifacts, res.Signatures, res.Repositories, res.Verified, res.Unverified), err
 }

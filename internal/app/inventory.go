@@ -1,7 +1,6 @@
 package app
 
 import (
-	"bufio"
 	"context"
 	"crypto"
 	"errors"
@@ -10,67 +9,104 @@ import (
 	"iter"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
 
 	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/inventory"
+	"github.com/reseal/reseal/inventory/records"
 	"github.com/reseal/reseal/inventory/scan"
 	"github.com/reseal/reseal/signer"
+	"github.com/reseal/reseal/verify"
 )
 
 // ErrIncomplete is returned by a scan that left something unread.
 var ErrIncomplete = errors.New("not everything could be read")
 
-// Scan scans repositories, or whole registries (a host without a path), into
-// the inventory. keys are further public keys that may have signed. What
-// cannot be read is counted and kept; the error then wraps ErrIncomplete.
-func (a *App) Scan(ctx context.Context, targets []string, keys []crypto.PublicKey, progress func(string, scan.Result)) (scan.Result, error) {
-	var r scan.Result
-	v, err := a.verifier(ctx, keys...)
-	if err != nil {
-		return r, err
-	}
-	s := scan.Scanner{Registry: a.options.Registry, Store: a.store, Verifier: v, Progress: progress}
-	var unread []error
-	for repository, err := range a.repositories(ctx, targets) {
-		if err == nil {
-			err = s.Repository(ctx, a.by("scan of %s", repository), repository, &r)
-		}
-		switch {
-		case ctx.Err() != nil:
-			return r, ctx.Err()
-		case err != nil:
-			r.Problems++
-			unread = append(unread, err)
-		}
-	}
-	if r.Problems > 0 {
-		return r, errors.Join(fmt.Errorf("%w: %d problems", ErrIncomplete, r.Problems), errors.Join(unread...))
-	}
-	return r, nil
+// ScanOptions say what to scan and how.
+type ScanOptions struct {
+	Targets  iter.Seq2[string, error] // repositories, registries (a host without a path), images
+	Keys     []crypto.PublicKey       // further keys that may have signed; they are kept, and trusted by nobody
+	Location string                   // repository that holds the signatures instead (COSIGN_REPOSITORY)
 }
 
-// repositories yields the repositories that targets name.
-func (a *App) repositories(ctx context.Context, targets []string) iter.Seq2[string, error] {
+// Targets yields targets that are known from the start.
+func Targets(list ...string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		for _, t := range targets {
-			if !strings.Contains(t, "/") {
-				for repo, err := range a.options.Registry.Repositories(ctx, t) {
-					if !yield(repo, err) {
-						return
-					}
-				}
-				continue
-			}
-			repo, err := name.NewRepository(t)
-			if err != nil {
-				err = fmt.Errorf("repository %q: %w", t, err)
-			}
-			if !yield(repo.Name(), err) {
+		for _, t := range list {
+			if !yield(t, nil) {
 				return
 			}
 		}
 	}
+}
+
+// Scan scans targets into the inventory. What cannot be read is counted and
+// kept; the error then wraps ErrIncomplete.
+func (a *App) Scan(ctx context.Context, o ScanOptions, progress func(scan.Progress)) (scan.Result, error) {
+	v, err := a.scanning(ctx, o.Keys)
+	if err != nil {
+		return scan.Result{}, err
+	}
+	s := scan.Scanner{Registry: a.options.Registry, Store: a.store, Verifier: v, Location: o.Location, Progress: progress}
+	r, err := s.Run(ctx, a.by("scan"), o.Targets)
+	if err == nil && r.Problems > 0 {
+		err = fmt.Errorf("%w: %d problems", ErrIncomplete, r.Problems)
+	}
+	return r, err
+}
+
+// scanning returns the verifier of a scan. Keys are kept as observed signers,
+// so that what they verify can be verified again. The trust is noted that an
+// empty inventory is filled with.
+func (a *App) scanning(ctx context.Context, keys []crypto.PublicKey) (*verify.Verifier, error) {
+	if err := a.observe(ctx, keys); err != nil {
+		return nil, err
+	}
+	v, err := a.verifier(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, err := a.store.Counts(ctx)
+	if err != nil || c.Signatures > 0 {
+		return v, err
+	}
+	return v, a.trusting(ctx, v)
+}
+
+func (a *App) observe(ctx context.Context, keys []crypto.PublicKey) error {
+	known, err := a.SignerRecords(ctx)
+	if err != nil {
+		return err
+	}
+	var fresh []signer.Record
+	for _, key := range keys {
+		id, err := signer.OfKey(key)
+		if err != nil {
+			return err
+		}
+		r, ok := known[id.ID()]
+		if len(r.PublicKey) > 0 {
+			continue
+		}
+		if !ok {
+			r = signer.Record{Identity: id, State: signer.Observed}
+		}
+		if r.PublicKey, err = cryptoutils.MarshalPublicKeyToPEM(key); err != nil {
+			return fmt.Errorf("key %s: %w", id.ID(), err)
+		}
+		fresh = append(fresh, r)
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	return a.store.Update(ctx, a.by("keys that may have signed"), func(tx *store.Tx) error {
+		for _, r := range fresh {
+			if err := tx.PutSigner(ctx, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // Requests returns how many requests were sent to registries so far.
@@ -79,6 +115,25 @@ func (a *App) Requests() int64 { return a.options.Registry.Requests() }
 // Problems lists what the last scans could not read.
 func (a *App) Problems(ctx context.Context) ([]inventory.Problem, error) {
 	return a.store.Problems(ctx)
+}
+
+// ForgetProblems forgets what could not be read of a repository.
+func (a *App) ForgetProblems(ctx context.Context, repository, reason string) (n int, err error) {
+	list, err := a.store.Problems(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range list {
+		if p.Repository == repository {
+			n++
+		}
+	}
+	if n == 0 {
+		return 0, fmt.Errorf("problems with %s: %w: \"reseal problems\" lists them", repository, inventory.ErrNotFound)
+	}
+	return n, a.store.Update(ctx, a.by("%s", reason), func(tx *store.Tx) error {
+		return tx.ClearProblems(ctx, repository, "")
+	})
 }
 
 // Signers lists every signer, enrolled ones first.
@@ -136,51 +191,54 @@ func (a *App) Artifacts(ctx context.Context, sel store.Selection) iter.Seq2[inve
 	}
 }
 
-// MarkDeployed reads a list of what runs, one "repository@sha256:<hex>" or bare
-// digest a line, and marks it. Nothing is marked unless every line can be read.
-// What the inventory does not have is returned, and is no error: much runs that
-// others signed.
-func (a *App) MarkDeployed(ctx context.Context, source string, r io.Reader) (marked int, unknown []string, err error) {
+// Deployed is what came of marking what runs.
+type Deployed struct {
+	Marked       int      `json:"marked"`
+	Unknown      []string `json:"unknown"`      // not in the inventory: much runs that others signed
+	Undetermined []string `json:"undetermined"` // it runs, but not even its digest is known
+}
+
+// MarkDeployed reads what runs, from a plain list or from JSON of Kubernetes
+// pods, and marks it. Nothing is marked unless all of it can be read.
+func (a *App) MarkDeployed(ctx context.Context, source string, r io.Reader, pods bool) (Deployed, error) {
+	d := Deployed{Unknown: []string{}, Undetermined: []string{}}
+	entries := records.List(r)
+	if pods {
+		entries = records.Pods(r)
+	}
 	type place struct{ repository, digest string }
+	seen := map[place]bool{}
 	var places []place
-	lines := bufio.NewScanner(r)
-	for n := 1; lines.Scan(); n++ {
-		line := strings.TrimSpace(lines.Text())
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
+	for e, err := range entries {
+		if err != nil {
+			return d, fmt.Errorf("%s: %w", source, err)
 		}
-		repository, digest, named := strings.Cut(line, "@")
-		if !named {
-			repository, digest = "", line
+		at := place{e.Repository, e.Digest}
+		switch {
+		case e.Digest == "":
+			d.Undetermined = append(d.Undetermined, fmt.Sprintf("%s/%s %s: %s", e.Namespace, e.Pod, e.Container, e.Why))
+		case !seen[at]:
+			seen[at] = true
+			places = append(places, at)
 		}
-		if err := inventory.CheckDigest(digest); err != nil {
-			return 0, nil, fmt.Errorf("%s line %d: %w", source, n, err)
-		}
-		if named {
-			repo, err := name.NewRepository(repository)
-			if err != nil {
-				return 0, nil, fmt.Errorf("%s line %d: %w", source, n, err)
-			}
-			repository = repo.Name()
-		}
-		places = append(places, place{repository, digest})
 	}
-	if err := lines.Err(); err != nil {
-		return 0, nil, fmt.Errorf("%s: %w", source, err)
-	}
-	err = a.store.Update(ctx, a.by("deployed according to %s", source), func(tx *store.Tx) error {
+	err := a.store.Update(ctx, a.by("deployed according to %s", source), func(tx *store.Tx) error {
+		d.Marked, d.Unknown = 0, d.Unknown[:0]
 		for _, p := range places {
 			err := tx.SetDeployed(ctx, p.repository, p.digest)
 			switch {
 			case errors.Is(err, inventory.ErrNotFound):
-				unknown = append(unknown, strings.TrimPrefix(p.repository+"@"+p.digest, "@"))
+				d.Unknown = append(d.Unknown, strings.TrimPrefix(p.repository+"@"+p.digest, "@"))
 			case err != nil:
 				return err
 			default:
-				marked++
+				d.Marked++
 			}
 		}
 		return nil
 	})
-	return marked, unknown, err
+	return d, err
 }
+
+// Counts returns the size of the inventory.
+func (a *App) Counts(ctx context.Context) (store.Counts, error) { return a.store.Counts(ctx) }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/reseal/reseal/internal/durable"
+	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/journal"
 )
 
@@ -133,6 +134,19 @@ func (a *App) Journal(ctx context.Context, from int64) func() (journal.Entry, er
 		}
 		return journal.ParseEntry(line)
 	}
+}
+
+// Sightings returns what a sighting entry, by its digest, says was seen.
+func (a *App) Sightings(ctx context.Context, digest string) ([]journal.Draft, error) {
+	return a.store.Sightings(ctx, digest)
+}
+
+// Vault returns the exact bytes kept under a digest.
+func (a *App) Vault(ctx context.Context, digest string) ([]byte, error) {
+	if err := inventory.CheckDigest(digest); err != nil {
+		return nil, err
+	}
+	return a.store.Vault(ctx, digest)
 }
 
 // ExportJournal writes every entry and a fresh checkpoint to w.

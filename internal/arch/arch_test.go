@@ -31,11 +31,12 @@ var layers = []struct {
 	{"wiring", "configuration becomes stores, clients and signers", []string{"internal/app"}},
 	{"drills", "the whole product, rehearsed", []string{"runbooks/drill"}},
 	{"runbooks", "what is done, in which order, and why", []string{"runbooks"}},
-	{"acting", "the packages that do things; siblings do not know each other", []string{"rotate", "resign", "tuf", "inventory/scan"}},
+	{"acting", "the packages that do things; siblings do not know each other", []string{"rotate", "resign", "tuf", "inventory/scan", "inventory/evidence", "inventory/restore"}},
 	{"rules", "pure functions: verdicts, decisions, verifier files", []string{"rotate/trust", "rotate/emit"}},
 	{"verification", "stored signatures become evidence", []string{"verify"}},
 	{"adapters", "the world outside, one package each", []string{"internal/store", "internal/registry", "internal/web", "internal/sandbox", "internal/keyfile"}},
 	{"plumbing", "files that survive a crash", []string{"internal/durable"}},
+	{"sources", "what other systems write becomes records, usage and anchors", []string{"inventory/records", "inventory/anchors"}},
 	{"inventory", "artifacts, signatures, statements, bounds", []string{"inventory"}},
 	{"vocabulary", "who signs, and what was done", []string{"signer", "journal"}},
 }

@@ -9,7 +9,7 @@ LDFLAGS     := -s -w -X main.version=$(VERSION)
 BIN         := $(CURDIR)/bin
 PEERS       := $(BIN)/peers
 TOOLS       := $(BIN)/tools
-FUZZTIME    ?= 30s
+FUZZTIME    ?= 60s
 
 export GOTOOLCHAIN := local
 
@@ -30,24 +30,25 @@ test: lint race ## all checks that need no server: vet, staticcheck, tests with 
 lint: $(TOOLS)/staticcheck ## gofmt, vet, staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "not formatted: $$unformatted"; exit 1; fi
 	$(GO) vet ./...
-	$(GO) vet -tags e2e ./cmd/reseal
-	$(TOOLS)/staticcheck ./...
+	$(GO) vet -tags e2e,bench ./...
+	$(TOOLS)/staticcheck -tags e2e,bench ./...
 
 race: ## tests with the race detector
 	CGO_ENABLED=1 $(GO) test -race -buildvcs=false -timeout 30m ./...
 
-e2e: build peers ## recover images signed by the real cosign in a real registry
+e2e: build peers ## inventory and recover images signed by the real cosign in a real registry
 	$(GO) test -buildvcs=false -count=1 ./internal/registry
-	$(GO) test -tags e2e -buildvcs=false -count=1 -timeout 45m -v -run 'TestRecovery|TestKill' ./cmd/reseal
+	$(GO) test -tags e2e -buildvcs=false -count=1 -timeout 45m -v -run 'TestInventory|TestRecovery|TestKill' ./cmd/reseal
 
-bench: ## benchmarks beside the peers (none yet: speed comes with later work)
-	@mkdir -p $(BIN) && echo '[]' > $(BIN)/bench.json && echo "no benchmark rows yet"
+bench: build peers ## benchmarks beside the peers, into bin/bench.json
+	@rm -f $(BIN)/bench.jsonl $(BIN)/bench.json
+	RESEAL_BENCH_OUT=$(BIN)/bench.jsonl $(GO) test -tags bench -buildvcs=false -count=1 -p 1 -timeout 60m -v -run '^TestBench$$' ./internal/store ./inventory/scan ./verify
+	RESEAL_BENCH_OUT=$(BIN)/bench.jsonl $(GO) test -tags bench -buildvcs=false -count=1 -timeout 60m -v -run '^TestBench$$' ./cmd/reseal
 
 fuzz: ## fuzz every parser for FUZZTIME each
-	@for target in $$(grep -rhoE '^func Fuzz[A-Za-z0-9]+' --include '*_test.go' . | sed 's/func //' | sort -u); do \
-	  pkg=$$(dirname $$(grep -rlE "^func $$target\(" --include '*_test.go' . | head -1)); \
-	  echo "$$pkg $$target"; \
-	  $(GO) test -buildvcs=false -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$pkg; \
+	@grep -rHoE '^func Fuzz[A-Za-z0-9_]+' --include '*_test.go' . | sort | while IFS=: read -r file func; do \
+	  target=$${func#func }; echo "$${file%/*} $$target"; \
+	  $(GO) test -buildvcs=false -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x "$${file%/*}" </dev/null || exit 1; \
 	done
 
 vuln: $(TOOLS)/govulncheck ## govulncheck, where its database can be reached
@@ -61,7 +62,7 @@ $(TOOLS)/staticcheck:
 $(TOOLS)/govulncheck:
 	GOBIN=$(TOOLS) $(GO) install -buildvcs=false golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-peers: $(PEERS)/cosign2 $(PEERS)/cosign3 $(PEERS)/registry $(PEERS)/crane $(PEERS)/timestamp-server ## build the real peers, pinned, into bin/peers
+peers: $(PEERS)/cosign2 $(PEERS)/cosign3 $(PEERS)/registry $(PEERS)/crane $(PEERS)/timestamp-server $(PEERS)/fulcio $(PEERS)/rekor-tiles ## build the real peers, pinned, into bin/peers
 
 # peer NAME,MODULE_PATH,VERSION: go install under another name.
 define peer
@@ -75,6 +76,8 @@ $(eval $(call peer,cosign3,github.com/sigstore/cosign/v3/cmd/cosign,v3.1.3))
 $(eval $(call peer,registry,github.com/distribution/distribution/v3/cmd/registry,v3.1.2))
 $(eval $(call peer,crane,github.com/google/go-containerregistry/cmd/crane,v0.22.1))
 $(eval $(call peer,timestamp-server,github.com/sigstore/timestamp-authority/v2/cmd/timestamp-server,v2.1.3))
+$(eval $(call peer,fulcio,github.com/sigstore/fulcio,v1.8.8))
+$(eval $(call peer,rekor-tiles,github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix,v2.3.0))
 
 clean: ## remove everything that was built
 	rm -rf $(BIN)

@@ -456,7 +456,7 @@ func (s *Store) isFew(ctx context.Context, db querier, from string, q query) boo
 	return err == nil && n <= s.few
 }
 
-// Blast is how much hangs on a set of signers: what is at its place, counted.
+// Blast is how much hangs on a set of signers, counted.
 type Blast struct {
 	Artifacts    int64
 	Signatures   int64 // ever seen: who could sign could also take away

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/reseal/reseal/internal/registry"
@@ -71,10 +72,10 @@ func TestAttack(t *testing.T) {
 			must(t, k.actor.SignBundle(t.Context(), k.push(t, fmt.Sprint("app", i)), sandbox.NoProof))
 		}
 		k.scan(t, k.client)
-		asked := 0
+		var asked atomic.Int64
 		k.wire.answer(func(r *http.Request) *http.Response {
 			if strings.Contains(r.URL.Path, "/referrers/") {
-				if asked++; asked == 3 {
+				if asked.Add(1) == 3 {
 					return reply(http.StatusNotFound, "text/plain", io.NopCloser(strings.NewReader("404 page not found")))
 				}
 			}
@@ -86,8 +87,8 @@ func TestAttack(t *testing.T) {
 		n, err := k.Counts(t.Context())
 		must(t, err)
 		wantEqual(t, "signatures", n.Signatures, int64(8))
-		if asked < 3 || r.Problems == 0 {
-			t.Errorf("asked %d times, %+v", asked, r)
+		if asked.Load() < 3 || r.Problems == 0 {
+			t.Errorf("asked %d times, %+v", asked.Load(), r)
 		}
 	})
 	t.Run("a name in the catalog that no database takes", func(t *testing.T) {

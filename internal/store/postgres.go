@@ -66,6 +66,7 @@ func (s *Store) connectPostgres(ctx context.Context, location string) error {
 		// The error may quote the URL, and with it the password.
 		return fmt.Errorf("the location of the database cannot be read: write it as postgres://USER@HOST:PORT/DATABASE, its password in PGPASSWORD or ~/.pgpass")
 	}
+	config.RuntimeParams["jit"] = "off" // compiling takes longer than any query here
 	reader := config.Copy()
 	reader.RuntimeParams["default_transaction_read_only"] = "on"
 	s.write = stdlib.OpenDB(*config, stdlib.OptionAfterConnect(func(ctx context.Context, c *pgx.Conn) error {

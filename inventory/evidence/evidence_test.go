@@ -256,7 +256,7 @@ func TestManyLayers(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
 	ref := b.image(t, "1")
-	must(t, b.actor.AttestLegacy(ctx, ref, "https://spdx.dev/Document", map[string]string{"text": strings.Repeat("x", 8<<20)}, sandbox.NoProof))
+	must(t, b.actor.AttestLegacy(ctx, ref, "https://spdx.dev/Document", map[string]string{"text": strings.Repeat("x", 1<<20)}, sandbox.NoProof))
 	repo, tag := ref.Context().Name(), verify.Tag(ref.DigestStr(), inventory.LegacyAtt)
 	m, err := b.client.Manifest(ctx, repo, tag)
 	must(t, err)

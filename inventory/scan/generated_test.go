@@ -174,8 +174,8 @@ func TestMemory(t *testing.T) {
 		wantEqual(t, "result", r, Result{Repositories: 1, Artifacts: int64(n), Signatures: int64(n), Verified: int64(n)})
 		return most
 	}
-	few, many := peak(300), peak(3000)
-	t.Logf("live heap: %d KiB with 300 artifacts, %d KiB with 3000", few>>10, many>>10)
+	few, many := peak(150), peak(1500)
+	t.Logf("live heap: %d KiB with 150 artifacts, %d KiB with 1500", few>>10, many>>10)
 	if many > few+16<<20 {
 		t.Errorf("the live heap grew from %d to %d bytes", few, many)
 	}

@@ -18,7 +18,7 @@ import (
 const (
 	maxDepth    = 3      // of indexes within indexes
 	maxIndexes  = 100    // within one index, at whatever depth
-	maxChildren = 20_000 // of one index and those within it
+	maxChildren = 10_000 // of one index and those within it
 )
 
 // Bounds on memory, in bytes. What is read has its room reserved before, and

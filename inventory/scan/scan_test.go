@@ -688,7 +688,7 @@ func TestResume(t *testing.T) {
 			undisturbed := &counting{Registry: k.client}
 			k.scan(t, undisturbed)
 			want := dump(t, k.Store)
-			for stop := 1; stop <= undisturbed.calls; stop += 5 {
+			for stop := 1; stop <= undisturbed.calls; stop += 7 {
 				k.Store = newStore(t)
 				for _, left := range []int{stop, stop / 2, stop, 0} {
 					ctx, cancel := context.WithCancel(t.Context())

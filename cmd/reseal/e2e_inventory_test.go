@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"regexp"
@@ -631,38 +630,6 @@ func (f *forge) killed(whole undisturbed) {
 	if amid == 0 {
 		f.Error("no kill came while signatures were being kept: this run shows nothing")
 	}
-}
-
-// runUntil runs a command and kills it with SIGKILL when the registry has
-// answered so many requests of it.
-func (f *forge) runUntil(requests int, name string, args ...string) result {
-	r := result{command: name + " " + strings.Join(args, " ")}
-	log, err := os.Open(f.path("registry.log"))
-	f.check(err)
-	defer log.Close()
-	_, err = log.Seek(0, io.SeekEnd)
-	f.check(err)
-	cmd := f.command(name, args...)
-	f.check(cmd.Start())
-	exited := make(chan struct{})
-	go func() {
-		cmd.Wait() //nolint:errcheck // the exit code says it
-		close(exited)
-	}()
-	for running := true; running; {
-		select {
-		case <-exited:
-			running = false
-		case <-time.After(time.Millisecond):
-			more, err := io.ReadAll(log)
-			f.check(err)
-			if requests -= len(accessLog.FindAll(more, -1)); requests <= 0 {
-				cmd.Process.Kill() //nolint:errcheck // it may be over already
-			}
-		}
-	}
-	r.code = cmd.ProcessState.ExitCode()
-	return r
 }
 
 // sameInPostgres scans into a PostgreSQL database.

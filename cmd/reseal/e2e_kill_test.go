@@ -41,9 +41,10 @@ func TestKill(t *testing.T) {
 	step("%d images signed, planned and approved", len(images))
 
 	resign := append(w.resignArgs(plan), "--apply", "--json")
-	start := time.Now()
+	sent, start := len(w.requests()), time.Now()
 	whole := decode[resigned](w, w.reseal(resign...))
 	duration := time.Since(start)
+	requests := len(w.requests()) - sent
 	w.equal("result of the undisturbed run", whole.counts(), resigned{Planned: whole.Planned, Signed: whole.Planned}.counts())
 	w.once(images)
 	undisturbed := w.state(images)
@@ -55,10 +56,10 @@ func TestKill(t *testing.T) {
 	amid := 0
 	for n := range kills {
 		w.restore()
-		moment := killAt(n, duration)
-		killed := w.runFor(moment, "reseal", append([]string{"--home", "reseal", "--actor", "carol"}, resign...)...)
+		moment := requests * n / kills
+		killed := w.runUntil(moment, "reseal", append([]string{"--home", "reseal", "--actor", "carol"}, resign...)...)
 		if killed.code > 0 {
-			w.Fatalf("to be killed after %s: %s", moment, killed)
+			w.Fatalf("to be killed after %d requests: %s", moment, killed)
 		}
 		left := w.state(images).byNew()
 		if 0 < left && left < whole.Planned {
@@ -66,15 +67,15 @@ func TestKill(t *testing.T) {
 		}
 		resumed := decode[resigned](w, w.reseal(resign...))
 		again := decode[resigned](w, w.reseal(resign...))
-		fmt.Printf("e2e  killed after %5s (exit code %2d): %2d of %d signatures in the registry; resumed: %s\n",
-			moment.Round(time.Millisecond), killed.code, left, whole.Planned, resumed.counts())
+		fmt.Printf("e2e  killed after %3d of %d requests (exit code %2d): %2d of %d signatures in the registry; resumed: %s\n",
+			moment, requests, killed.code, left, whole.Planned, resumed.counts())
 		if resumed.Failed > 0 || resumed.Signed+resumed.Already != whole.Planned {
-			t.Errorf("killed after %s: the resumed run reports %s", moment, resumed.counts())
+			t.Errorf("killed after %d requests: the resumed run reports %s", moment, resumed.counts())
 		}
-		w.equal(fmt.Sprintf("killed after %s: running once more", moment), again.counts(), done)
+		w.equal(fmt.Sprintf("killed after %d requests: running once more", moment), again.counts(), done)
 		w.ok(w.reseal("journal", "verify"))
 		if got := w.state(images); !slices.Equal(got, undisturbed) {
-			t.Errorf("killed after %s and resumed, the registry is not as an undisturbed run leaves it:\n%s\nexpected:\n%s",
+			t.Errorf("killed after %d requests and resumed, the registry is not as an undisturbed run leaves it:\n%s\nexpected:\n%s",
 				moment, strings.Join(got, "\n"), strings.Join(undisturbed, "\n"))
 		}
 	}
@@ -82,18 +83,6 @@ func TestKill(t *testing.T) {
 	if amid == 0 {
 		t.Error("no kill came while signatures were being published: this run shows nothing")
 	}
-}
-
-// killAt returns the n-th moment of a run. A quarter of them lie in its first
-// half, when it looks and loads the key, the others in its second half, when
-// signatures are kept, published and recorded.
-func killAt(n int, whole time.Duration) time.Duration {
-	const early = kills / 4
-	half := whole / 2
-	if n < early {
-		return half * time.Duration(n) / early
-	}
-	return half + half*time.Duration(n-early)/(kills-early)
 }
 
 // A state is every tag in the registry and everything attached to the images,

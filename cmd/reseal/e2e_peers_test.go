@@ -349,6 +349,38 @@ func isolated(t *testing.T) bool {
 
 var accessLog = regexp.MustCompile(`"([A-Z]+) (\S+) HTTP/[0-9.]+" ([0-9]{3}) `)
 
+// runUntil runs a command and kills it with SIGKILL when the registry has
+// answered so many requests of it.
+func (w *world) runUntil(requests int, name string, args ...string) result {
+	r := result{command: name + " " + strings.Join(args, " ")}
+	log, err := os.Open(w.path("registry.log"))
+	w.check(err)
+	defer log.Close()
+	_, err = log.Seek(0, io.SeekEnd)
+	w.check(err)
+	cmd := w.command(name, args...)
+	w.check(cmd.Start())
+	exited := make(chan struct{})
+	go func() {
+		cmd.Wait() //nolint:errcheck // the exit code says it
+		close(exited)
+	}()
+	for running := true; running; {
+		select {
+		case <-exited:
+			running = false
+		case <-time.After(time.Millisecond):
+			more, err := io.ReadAll(log)
+			w.check(err)
+			if requests -= len(accessLog.FindAll(more, -1)); requests <= 0 {
+				cmd.Process.Kill() //nolint:errcheck // it may be over already
+			}
+		}
+	}
+	r.code = cmd.ProcessState.ExitCode()
+	return r
+}
+
 // requests returns the requests that the registry has answered so far.
 func (w *world) requests() []string {
 	w.Helper()

@@ -202,21 +202,21 @@ func (r *run) resolve(ctx context.Context, targets iter.Seq2[string, error]) ite
 				yield(nil, err)
 				return
 			}
-			if t != "" && !strings.Contains(t, "/") {
+			if _, err := name.NewRegistry(t, name.StrictValidation); err == nil && !strings.Contains(t, "/") {
 				if !r.catalog(ctx, t, repository, func(err error) bool { return yield(nil, err) }) {
 					return
 				}
 				continue
 			}
-			if repo, err := name.NewRepository(t); err == nil {
+			if repo, err := name.NewRepository(t); err == nil && len(repo.Name()) <= maxName {
 				if !repository(repo.Name()) {
 					return
 				}
 				continue
 			}
 			ref, err := name.ParseReference(t)
-			if err != nil {
-				err = fmt.Errorf("target %q is no registry, repository or image: %w", t, err)
+			if err != nil || len(ref.Context().Name()) > maxName {
+				err = fmt.Errorf("target %.300q is no registry, repository or image: write host[:port][/path[:tag or @digest]]", t)
 			}
 			if !yield(func(ctx context.Context) error {
 				return r.artifact(ctx, ref.Context().Name(), ref.Identifier())

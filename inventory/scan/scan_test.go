@@ -504,14 +504,14 @@ func TestTargets(t *testing.T) {
 	wantEqual(t, "last progress", last, Progress{Repositories: 3, Done: 9, Total: 9, Result: r})
 
 	r, err = k.scanner(k.client).Run(t.Context(), by, func(yield func(string, error) bool) {
-		_ = yield("Not/A:Target!", nil) && yield("", nil) && yield(k.repo, nil) && yield(k.Registry()+"/acme/none", nil) && yield("", errBroken)
+		_ = yield("Not/A:Target!", nil) && yield("", nil) && yield("a\x00b", nil) && yield("r.example/"+strings.Repeat("x", 900), nil) && yield(k.repo, nil) && yield(k.Registry()+"/acme/none", nil) && yield("", errBroken)
 	})
-	for _, want := range []string{"Not/A:Target!", `""`, errBroken.Error()} {
+	for _, want := range []string{"Not/A:Target!", `""`, `a\x00b`, "r.example/xxx", errBroken.Error()} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not tell of %q: %v", want, err)
 		}
 	}
-	wantEqual(t, "result", r, Result{Repositories: 1, Artifacts: 1, Signatures: 1, Verified: 1, Problems: 4, Unchanged: 3})
+	wantEqual(t, "result", r, Result{Repositories: 1, Artifacts: 1, Signatures: 1, Verified: 1, Problems: 6, Unchanged: 3})
 	if got := k.problems(t); len(got) != 1 || !strings.Contains(got[0], "acme/none") {
 		t.Errorf("problems: %q", got)
 	}

@@ -166,6 +166,9 @@ func (a acts) quarantine(ctx context.Context, reg Registry, i Item) (gone bool, 
 	}
 	return gone, a.store.Update(ctx, a.by, func(tx *store.Tx) error {
 		for _, place := range places {
+			if err := tx.LookAgain(ctx, i.Repository, i.Digest, place); err != nil {
+				return err
+			}
 			if place == i.Repository {
 				place = ""
 			}

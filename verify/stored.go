@@ -17,8 +17,28 @@ import (
 
 // Stored verifies one stored signature of any format. Content is the payload,
 // envelope or bundle, and annotations are those of the layer that holds it;
-// bundles have none.
+// bundles have none. Content that is compressed is taken as cosign takes it.
 func (v *Verifier) Stored(sub Subject, f inventory.Format, annotations map[string]string, content []byte) inventory.Signature {
+	if !compressed(f, content) {
+		return v.plain(sub, f, annotations, content)
+	}
+	v.inflating <- struct{}{}
+	defer func() { <-v.inflating }()
+	inflated, err := inflate(f, content)
+	if err != nil {
+		out := start(sub, f, content)
+		return safely(&out, func() []byte {
+			out.Why = err.Error()
+			return nil
+		})
+	}
+	out := v.plain(sub, f, annotations, inflated)
+	out.Content = inventory.Digest(content)
+	return out
+}
+
+// plain verifies a signature whose content is not compressed.
+func (v *Verifier) plain(sub Subject, f inventory.Format, annotations map[string]string, content []byte) inventory.Signature {
 	switch f {
 	case inventory.Legacy, inventory.Referrer:
 		return v.simpleSigning(sub, f, annotations, content)
@@ -44,6 +64,10 @@ func errFormat(f inventory.Format) error {
 func Payload(f inventory.Format, content []byte) ([]byte, error) {
 	if len(content) > maxContent {
 		return nil, fmt.Errorf("the content is larger than %d bytes", maxContent)
+	}
+	content, err := inflate(f, content)
+	if err != nil {
+		return nil, err
 	}
 	switch f {
 	case inventory.Legacy, inventory.Referrer:

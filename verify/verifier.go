@@ -53,11 +53,12 @@ type Verifier struct {
 	keys        []key     // in order of their fingerprints
 	byID        map[string]int
 	fingerprint string
+	inflating   chan struct{} // has room for what may be uncompressed at once
 }
 
 // New returns a Verifier that trusts t as it is now.
 func New(t Trust) (*Verifier, error) {
-	v := &Verifier{byID: map[string]int{}}
+	v := &Verifier{byID: map[string]int{}, inflating: make(chan struct{}, maxInflating)}
 	for i, pub := range t.Keys {
 		k, err := newKey(pub)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/reseal/reseal/inventory"
@@ -217,5 +218,17 @@ func (t *Tx) PutReferrers(ctx context.Context, sc Scan, digest, fingerprint stri
 	if err == nil && n == 0 {
 		err = fmt.Errorf("%s@%s: %w in the inventory", sc.Repository, digest, inventory.ErrNotFound)
 	}
+	return err
+}
+
+// LookAgain makes the next scan of a repository read anew what is said about an
+// artifact there, though it may be as it was: what was taken away may be pushed
+// again, byte for byte. location is the repository that holds it.
+func (t *Tx) LookAgain(ctx context.Context, repository, digest, location string) error {
+	tag := strings.Replace(digest, ":", "-", 1)
+	if _, err := t.scratch(ctx, `UPDATE tags SET digest = '' WHERE repository = $1 AND tag IN ($2, $3, $4)`, location, tag, tag+".sig", tag+".att"); err != nil {
+		return err
+	}
+	_, err := t.scratch(ctx, `UPDATE artifacts SET referrers = '' WHERE repository = $1 AND digest = $2`, repository, digest)
 	return err
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -237,4 +238,39 @@ func testProblemReferences(t *testing.T, s *Store) {
 	got, err := s.Problems(ctx)
 	must(t, err)
 	wantEqual(t, "problems left", got, []inventory.Problem{{Repository: repo, Problem: "malformed"}, {Repository: repo, Reference: "v2", Problem: "malformed"}})
+}
+
+// testLookAgain forgets how the tags and referrers of one artifact were seen.
+func testLookAgain(t *testing.T, s *Store) {
+	ctx := t.Context()
+	a, b := art(repo, 1), art(repo, 2)
+	name := func(a inventory.Artifact, suffix string) string {
+		return strings.Replace(a.Digest, ":", "-", 1) + suffix
+	}
+	sc, err := s.BeginScan(ctx, by, repo)
+	must(t, err)
+	all := []string{name(a, ""), name(a, ".sig"), name(a, ".att"), name(b, ".sig"), "v1"}
+	do(t, s, func(tx *Tx) error {
+		err := errors.Join(tx.PutArtifact(ctx, a), tx.PutArtifact(ctx, b), tx.Listed(ctx, sc, all), tx.PutReferrers(ctx, sc, a.Digest, "seen"), tx.PutReferrers(ctx, sc, b.Digest, "seen"))
+		for n, tag := range all {
+			err = errors.Join(err, tx.PutTag(ctx, sc, tag, digest(10+n)))
+		}
+		return errors.Join(err, tx.EndScan(ctx, sc))
+	})
+	must(t, s.Update(ctx, by, func(tx *Tx) error { return tx.LookAgain(ctx, a.Repository, a.Digest, a.Repository) }))
+	sc, err = s.BeginScan(ctx, by, repo)
+	must(t, err)
+	must(t, s.Update(ctx, by, func(tx *Tx) error { return tx.Listed(ctx, sc, all) }))
+	var got []string
+	for _, signature := range []bool{true, false} {
+		tags, err := s.Unchecked(ctx, sc, signature, "", 10)
+		must(t, err)
+		for _, tag := range tags {
+			got = append(got, tag.Name+" "+tag.Digest)
+		}
+	}
+	wantEqual(t, "tags", got, []string{name(a, "") + " ", name(a, ".att") + " ", name(a, ".sig") + " ", name(b, ".sig") + " " + digest(13), "v1 " + digest(14)})
+	states, err := s.UnreadReferrers(ctx, sc, "", 10)
+	must(t, err)
+	wantEqual(t, "referrers", states, []ReferrerState{{Digest: a.Digest}, {Digest: b.Digest, Fingerprint: "seen"}})
 }

@@ -36,6 +36,7 @@ func suite(t *testing.T, open func(t *testing.T) *Store) {
 		{"signature gone and back again", testGone},
 		{"signatures of a plan are left out", testExceptPlan},
 		{"problems", testProblems},
+		{"what was taken away is looked at again", testLookAgain},
 		{"vault", testVault},
 		{"vault edited by hand", testVaultEdited},
 		{"documents have versions", testDocuments},

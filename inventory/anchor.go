@@ -6,10 +6,6 @@ import (
 	"github.com/reseal/reseal/signer"
 )
 
-// RoleCT is a certificate transparency log. Anchors name it; no bound rests
-// on one by its ID.
-const RoleCT Role = "ct"
-
 // Anchor is a place where signers are pinned for a consumer: a policy, a
 // trusted root, a public key in a file.
 type Anchor struct {

@@ -68,9 +68,12 @@ type Role string
 
 // The roles of authorities.
 const (
-	RoleCA  Role = "ca"
-	RoleLog Role = "log"
-	RoleTSA Role = "tsa"
+	RoleCA      Role = "ca"
+	RoleLog     Role = "log"
+	RoleTSA     Role = "tsa"
+	RoleCT      Role = "ct"      // a certificate transparency log
+	RoleTUF     Role = "tuf"     // a role of a TUF repository, by its name
+	RoleJournal Role = "journal" // our own journal, anchored by the timestamp authority of this ID: the time is that one's word
 )
 
 // Authority vouches for a signer or for a time.

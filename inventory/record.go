@@ -17,6 +17,7 @@ const (
 type Record struct {
 	ID        string     `json:"id"` // the same record has the same ID, however often it is imported
 	Source    string     `json:"source"`
+	By        string     `json:"by,omitempty"` // ID of the signer who authenticated the record
 	Kind      RecordKind `json:"kind"`
 	Signer    string     `json:"signer,omitempty"`    // ID of the signer, where the record or who imported it names one
 	Key       string     `json:"key,omitempty"`       // the key as its service names it: an ARN or a resource name

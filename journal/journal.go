@@ -46,6 +46,7 @@ type Draft struct {
 	Action  string // what happened, e.g. "signature.seen"
 	Subject string // to what, e.g. an image digest or an incident's name
 	Digest  string // "sha256:<hex>" of the bytes concerned, or empty
+	Kind    string // of the document that is kept with these bytes as its next version, or empty
 }
 
 // Entry is one record of the journal.
@@ -57,6 +58,7 @@ type Entry struct {
 	Action  string    `json:"action"`
 	Subject string    `json:"subject"`
 	Digest  string    `json:"digest,omitempty"`
+	Kind    string    `json:"kind,omitempty"` // of a document: Subject is its ID, Digest that of its next version
 }
 
 // Marshal returns the canonical bytes of the entry: the leaf of the Merkle

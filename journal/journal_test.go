@@ -486,6 +486,8 @@ func TestAttack(t *testing.T) {
 			}
 		})
 	}
+	attackAnchored(t)
+	attackProofs(t)
 }
 
 func FuzzParseEntry(f *testing.F) {

@@ -3,7 +3,6 @@ package journal
 import (
 	"bufio"
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -39,13 +38,25 @@ func WriteExport(w io.Writer, next func() ([]byte, error), checkpoint []byte) er
 }
 
 // VerifyExport recomputes the Merkle tree of an export and compares it with
-// its checkpoint. The error names the first entry that is out of order or
-// malformed, or says that some entry was changed.
-func VerifyExport(r io.Reader, v note.Verifier) (Checkpoint, error) {
+// its checkpoint, and on the way with checkpoints that were anchored before.
+// The error names the first entry that is out of order or malformed, or the
+// anchored checkpoint that is contradicted, or says that some entry was changed.
+//
+// The checkpoint of the export alone does not tell a journal that was cut or
+// rewritten by whoever has its key: an anchored one does.
+func VerifyExport(r io.Reader, v note.Verifier, anchored ...Receipt) (Checkpoint, error) {
+	anchors, err := Against(v, anchored...)
+	if err != nil {
+		return Checkpoint{}, err
+	}
 	br := bufio.NewReaderSize(r, 64<<10)
 	var tree Tree
+	var line []byte
 	for {
-		line, err := readLine(br)
+		if err := anchors.Compare(&tree); err != nil {
+			return Checkpoint{}, err
+		}
+		line, err = readLine(br, line[:0])
 		if err != nil {
 			return Checkpoint{}, fmt.Errorf("journal export ends before its checkpoint: %w", err)
 		}
@@ -55,6 +66,9 @@ func VerifyExport(r io.Reader, v note.Verifier) (Checkpoint, error) {
 		if err := tree.Add(line); err != nil {
 			return Checkpoint{}, err
 		}
+	}
+	if err := anchors.End(&tree); err != nil {
+		return Checkpoint{}, err
 	}
 	signed, err := io.ReadAll(io.LimitReader(br, maxEntry))
 	if err != nil {
@@ -75,6 +89,9 @@ type Tree struct {
 	// for each bit set in size, the largest first.
 	peaks []tlog.Hash
 }
+
+// Size returns how many entries were added.
+func (t *Tree) Size() int64 { return t.size }
 
 // Add appends the canonical bytes of the next entry.
 func (t *Tree) Add(line []byte) error {
@@ -100,7 +117,7 @@ func (t *Tree) Add(line []byte) error {
 func (t *Tree) Checkpoint() Checkpoint {
 	c := Checkpoint{Size: t.size}
 	if len(t.peaks) == 0 {
-		c.Root = sha256.Sum256(nil) // RFC 6962, section 2.1
+		c.Root = empty
 		return c
 	}
 	h := t.peaks[len(t.peaks)-1]
@@ -123,8 +140,8 @@ func (t *Tree) Check(c Checkpoint) error {
 	return nil
 }
 
-func readLine(br *bufio.Reader) ([]byte, error) {
-	var line []byte
+// readLine appends the next line to line, without its end.
+func readLine(br *bufio.Reader, line []byte) ([]byte, error) {
 	for {
 		part, err := br.ReadSlice('\n')
 		line = append(line, part...)

@@ -381,6 +381,12 @@ func TestBench(t *testing.T) {
 	t.Logf("blast radius: %+v", a.Blast)
 	t.Logf("first page of %d artifacts in %v, %d signers in %v", a.Page, a.PageTime.Round(10*time.Microsecond), a.Signers, a.SignerTime.Round(time.Millisecond))
 	t.Logf("RssAnon of these questions: %.1f MiB of %d artifacts, %.1f MiB of %d", before.Memory, small.artifacts, a.Memory, g.artifacts)
+
+	s, err = Open(t.Context(), file, clock())
+	must(t, err)
+	benchAnchored(t, s, 200_000)
+	must(t, s.Close())
+	benchJournal(t, dir, g.artifacts)
 }
 
 // markDeployed marks one artifact of a hundred.

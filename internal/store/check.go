@@ -18,26 +18,41 @@ import (
 	"github.com/reseal/reseal/journal"
 )
 
-// maxFindings bounds what Check lists of each kind: a broken database may have
+// maxFindings bounds what Check tells of each kind: a broken database may have
 // a million of one.
 const maxFindings = 100
 
 // Check looks for what is wrong in the database: a damaged file, a journal that
 // does not hash to what was stored for it, bytes in the vault that are not what
 // their digest says, sightings and signed content that are missing, rows that
-// point nowhere or contradict each other. It returns what it found, a sentence
-// each; an error means that it could not look.
+// point nowhere, contradict each other or are not what was journaled (see
+// CheckJournal). It returns what it found, a sentence each; an error means that
+// it could not look.
 //
 // It reads the whole database in one state of it, in little memory, and changes
 // nothing.
 func (s *Store) Check(ctx context.Context) ([]string, error) {
-	c := checker{counts: map[string]int{}}
-	err := s.view(ctx, func(db querier) error {
+	var found []string
+	c := checker{store: s, report: func(problem string) { found = append(found, problem) }, counts: map[string]int{}}
+	checks := []func(context.Context) error{c.journal, c.vault, c.signatures, c.orphans, c.rows}
+	if !s.postgres { // PostgreSQL keeps its files whole by itself
+		checks = slices.Insert(checks, 0, c.file)
+	}
+	err := c.run(ctx, checks...)
+	return found, err
+}
+
+type checker struct {
+	store  *Store
+	db     querier
+	report func(problem string)
+	counts map[string]int // by kind
+}
+
+// run runs checks on one state of the database.
+func (c *checker) run(ctx context.Context, checks ...func(context.Context) error) error {
+	return c.store.view(ctx, func(db querier) error {
 		c.db = db
-		checks := []func(context.Context) error{c.journal, c.vault, c.signatures, c.orphans}
-		if !s.postgres { // PostgreSQL keeps its files whole by itself
-			checks = slices.Insert(checks, 0, c.file)
-		}
 		for _, check := range checks {
 			err := check(ctx)
 			if corruptSQLite(err) {
@@ -48,22 +63,15 @@ func (s *Store) Check(ctx context.Context) ([]string, error) {
 		}
 		return nil
 	})
-	return c.found, err
 }
 
-type checker struct {
-	db     querier
-	found  []string
-	counts map[string]int // by kind
-}
-
-// say adds to what was found, unless there is enough of its kind.
+// say reports what was found, unless there is enough of its kind.
 func (c *checker) say(kind, format string, args ...any) {
 	switch c.counts[kind]++; {
 	case c.counts[kind] < maxFindings:
-		c.found = append(c.found, fmt.Sprintf(format, args...))
+		c.report(fmt.Sprintf(format, args...))
 	case c.counts[kind] == maxFindings:
-		c.found = append(c.found, kind+": and more of these")
+		c.report(kind + ": and more of these")
 	}
 }
 
@@ -92,7 +100,7 @@ func (c *checker) file(ctx context.Context) error {
 	}, fmt.Sprintf(`PRAGMA integrity_check(%d)`, maxFindings))
 }
 
-// page is how many rows of the journal are read at once.
+// page is how many rows of the journal, or of what is small, are read at once.
 const page = 1000
 
 // journal recomputes the hashes of the journal from its entries, and looks for

@@ -18,7 +18,7 @@ import (
 )
 
 // tables are all tables, those that others refer to first.
-var tables = []string{"signers", "artifacts", "tags", "signatures", "bounds", "copies", "problems", "scans", "records",
+var tables = []string{"signers", "artifacts", "tags", "signatures", "bounds", "copies", "renamed", "problems", "scans", "records",
 	"vault", "documents", "plan_items", "reissues", "journal", "journal_hashes"}
 
 // CopyTo copies the whole database, as it is at one moment and while others

@@ -38,16 +38,30 @@ func everything(t *testing.T, s *Store) {
 	g.ID, g.Manifest = "some-1-0", digest(1)
 	g.Bounds = []inventory.Bound{upper(3, authority(inventory.RoleTSA, "another"))}
 	g.Certificate = &signer.Certificate{Serial: "01", NotBefore: start, NotAfter: start.Add(time.Minute)}
+	unknown := sig(art("registry.example/other", 1), 7, signer.Identity{Kind: signer.Unknown})
+	unknown.ID = "renamed-from"
+	do(t, s, func(tx *Tx) error {
+		var err error
+		if unknown.Content, err = tx.PutVault(ctx, []byte("renamed")); err != nil {
+			return err
+		}
+		return tx.PutSignature(ctx, unknown)
+	})
 	sc := begin(t, s, repo)
 	list(t, s, sc, "listed", "sha256-"+strings.Repeat("a", 64)+".sig")
 	do(t, s, func(tx *Tx) error {
 		tx.Record(journal.Draft{Action: "test"})
 		return errors.Join(tx.PutSignature(ctx, g), tx.KeepSignatures(ctx, g.Repository, g.Digest, "", inventory.Formats(), []string{g.ID}), tx.SetDeployed(ctx, repo, digest(2)),
 			tx.PutProblem(ctx, inventory.Problem{Repository: repo, Reference: "v1", Problem: "it is broken"}), tx.PutReferrers(ctx, sc, digest(1), "fingerprint"),
-			tx.PutRecord(ctx, inventory.Record{ID: "r", Source: "ci", Kind: inventory.RecordCI, Time: start, Failed: true}),
+			tx.PutRecord(ctx, inventory.Record{ID: "r", Source: "ci", By: key(1).ID(), Kind: inventory.RecordCI, Time: start, Failed: true}),
 			tx.PutDocument(ctx, KindIncident, "I-1", "incident.opened", []byte(`{"a":"ü"}`)), tx.AddPlanItem(ctx, "p", 1, []byte("line")),
 			tx.PutReissue(ctx, Reissue{Plan: "p", Seq: 1, Format: inventory.Bundle, State: "done"}))
 	})
+	h := ever(t, s, art("registry.example/other", 1))
+	now := h
+	now.ID, now.Signer = "renamed-to", key(1)
+	do(t, s, func(tx *Tx) error { return tx.Reverified(ctx, h, now) })
+	anchorEntry(t, s, lastSighted(t, s), 5, "tsa")
 }
 
 // dump returns every row of every table.
@@ -250,7 +264,7 @@ func edit(t *testing.T, s *Store, statement string, args ...any) {
 func testCheck(t *testing.T, s *Store) {
 	ctx := t.Context()
 	everything(t, s)
-	for n := range 20 {
+	for n := range 21 {
 		putDocument(t, s, KindPlan, fmt.Sprint(n), "")
 	}
 	checkStore(t, s)
@@ -281,16 +295,16 @@ func testCheck(t *testing.T, s *Store) {
 		want        []string // said, in order
 	}{
 		{"an entry edited", row{`UPDATE journal SET body = replace(body, 'alice', 'mallory') WHERE seq = 3`, nil}, row{`UPDATE journal SET body = replace(body, 'mallory', 'alice') WHERE seq = 3`, nil}, []string{"entry 3 does not hash"}},
-		{"an entry that is none", row{`UPDATE journal SET body = ' ' || body WHERE seq = 3`, nil}, row{`UPDATE journal SET body = substr(body, 2) WHERE seq = 3`, nil}, []string{"entry 3 is not what", "entry 3 does not hash"}},
-		{"an entry lost", row{`UPDATE journal SET seq = 1003 WHERE seq = 3`, nil}, row{`UPDATE journal SET seq = 3 WHERE seq = 1003`, nil}, []string{"entries 3 to 3 are missing"}},
-		{"the last entry lost", row{`UPDATE journal SET seq = -1 WHERE seq = (SELECT MAX(seq) FROM journal)`, nil}, row{`UPDATE journal SET seq = (SELECT MAX(seq)+1 FROM journal) WHERE seq = -1`, nil}, []string{"it has hashes"}},
+		{"an entry that is none", row{`UPDATE journal SET body = ' ' || body WHERE seq = 3`, nil}, row{`UPDATE journal SET body = substr(body, 2) WHERE seq = 3`, nil}, []string{"entry 3 is not what", "entry 3 does not hash", "cannot be compared"}},
+		{"an entry lost", row{`UPDATE journal SET seq = 1003 WHERE seq = 3`, nil}, row{`UPDATE journal SET seq = 3 WHERE seq = 1003`, nil}, []string{"entries 3 to 3 are missing", "cannot be compared"}},
+		{"the last entry lost", row{`UPDATE journal SET seq = -1 WHERE seq = (SELECT MAX(seq) FROM journal)`, nil}, row{`UPDATE journal SET seq = (SELECT MAX(seq)+1 FROM journal) WHERE seq = -1`, nil}, []string{"it has hashes", `version 1 of the plan "20" is in no entry`}},
 		{"a leaf hash edited", row{`UPDATE journal_hashes SET hash = $1 WHERE seq = 0`, []any{hash}}, row{`UPDATE journal_hashes SET hash = $1 WHERE seq = 0`, []any{leaf}}, []string{"entry 0 does not hash"}},
 		{"a hash over others edited", row{`UPDATE journal_hashes SET hash = $1 WHERE seq = 6`, []any{make([]byte, 32)}}, row{`UPDATE journal_hashes SET hash = $1 WHERE seq = 6`, []any{hash}}, []string{"a hash over entries up to 3"}},
 		{"a hash cut short", row{`UPDATE journal_hashes SET hash = $1 WHERE seq = 6`, []any{hash[:31]}}, row{`UPDATE journal_hashes SET hash = $1 WHERE seq = 6`, []any{hash}}, []string{"a hash over entries up to 3"}},
-		{"a hash lost", row{`UPDATE journal_hashes SET seq = 100000 WHERE seq = (SELECT MAX(seq) FROM journal_hashes)`, nil}, row{`UPDATE journal_hashes SET seq = (SELECT MAX(seq)+1 FROM journal_hashes WHERE seq < 100000) WHERE seq = 100000`, nil}, []string{"entry 54 does not hash", "it has hashes from number 105 on"}},
+		{"a hash lost", row{`UPDATE journal_hashes SET seq = 100000 WHERE seq = (SELECT MAX(seq) FROM journal_hashes)`, nil}, row{`UPDATE journal_hashes SET seq = (SELECT MAX(seq)+1 FROM journal_hashes WHERE seq < 100000) WHERE seq = 100000`, nil}, []string{"entry 58 does not hash", "it has hashes from number 113 on"}},
 		{"a vault item forged", row{`UPDATE vault SET body = $1 WHERE digest = $2`, []any{s.enc.EncodeAll([]byte("forged"), nil), content}}, row{`UPDATE vault SET body = $1 WHERE digest = $2`, []any{body(content), content}}, []string{content + " are not those bytes"}},
 		{"a vault item cut", row{`UPDATE vault SET body = $1 WHERE digest = $2`, []any{body(content)[:7], content}}, row{`UPDATE vault SET body = $1 WHERE digest = $2`, []any{body(content), content}}, []string{content + " cannot be read"}},
-		{"sightings lost", row{`DELETE FROM vault WHERE digest = $1`, []any{entry.Digest}}, row{`INSERT INTO vault (digest, body) VALUES ($1, $2)`, []any{entry.Digest, body(entry.Digest)}}, []string{fmt.Sprintf("entry %d of the journal stands for are missing", entry.Index)}},
+		{"sightings lost", row{`DELETE FROM vault WHERE digest = $1`, []any{entry.Digest}}, row{`INSERT INTO vault (digest, body) VALUES ($1, $2)`, []any{entry.Digest, body(entry.Digest)}}, []string{fmt.Sprintf("entry %d of the journal stands for are missing", entry.Index), "cannot be compared"}},
 		{"signed bytes lost", row{`DELETE FROM vault WHERE digest = $1`, []any{content}}, row{`INSERT INTO vault (digest, body) VALUES ($1, $2)`, []any{content, body(content)}}, []string{"bytes of signature some-3-1 are missing"}},
 		{"a signer lost", row{`UPDATE signers SET id = 'x' WHERE id = $1`, []any{key(2).ID()}}, row{`UPDATE signers SET id = $1 WHERE id = 'x'`, []any{key(2).ID()}}, slices.Repeat([]string{"by a signer that is not there"}, 30)},
 		{"an artifact lost", row{`UPDATE artifacts SET repository = 'x' WHERE repository = 'registry.example/some' AND digest = $1`, []any{digest(3)}}, row{`UPDATE artifacts SET repository = 'registry.example/some' WHERE repository = 'x'`, nil}, slices.Repeat([]string{"on an artifact that is not there"}, 5)},

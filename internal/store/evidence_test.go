@@ -459,7 +459,7 @@ func testRecords(t *testing.T, s *Store) {
 	ctx := t.Context()
 	var all []inventory.Record
 	for n := range 20 {
-		all = append(all, inventory.Record{ID: fmt.Sprintf("%02d", n), Source: "ci", Kind: inventory.RecordCI, Signer: key(n % 2).ID(), Key: "arn:aws:kms:key", Digest: digest(n % 3),
+		all = append(all, inventory.Record{ID: fmt.Sprintf("%02d", n), Source: "ci", By: key(n % 4).ID(), Kind: []inventory.RecordKind{inventory.RecordCI, inventory.RecordKMS}[n/10], Signer: key(n % 2).ID(), Key: "arn:aws:kms:key", Digest: digest(n % 3),
 			Run: "https://ci.example/1", Principal: "alice", Time: start.Add(time.Duration(n) * time.Minute), Failed: n%5 == 0})
 	}
 	put := func() []journal.Entry {
@@ -480,11 +480,11 @@ func testRecords(t *testing.T, s *Store) {
 	changed := all[3]
 	changed.Principal = "mallory"
 	wantActions(t, do(t, s, func(tx *Tx) error { return tx.PutRecord(ctx, changed) }), "") // a record is what it was
-	for _, f := range []RecordFilter{{}, {Signer: key(1).ID()}, {Digest: digest(2)}, {Signer: key(0).ID(), Digest: digest(1)}, {Signer: "none"},
+	for _, f := range []RecordFilter{{}, {Kind: inventory.RecordCI}, {Kind: inventory.RecordKMS, Signer: key(1).ID()}, {Kind: "none"}, {Signer: key(1).ID()}, {Digest: digest(2)}, {Signer: key(0).ID(), Digest: digest(1)}, {Signer: "none"},
 		{From: start.Add(5 * time.Minute)}, {Until: start.Add(5 * time.Minute)}, {Signer: key(1).ID(), From: start.Add(3*time.Minute + time.Millisecond), Until: start.Add(9*time.Minute + time.Millisecond)}} {
 		var want []inventory.Record
 		for _, r := range all {
-			if (f.Signer == "" || r.Signer == f.Signer) && (f.Digest == "" || r.Digest == f.Digest) && !r.Time.Before(f.From) && (f.Until.IsZero() || r.Time.Before(f.Until)) {
+			if (f.Kind == "" || r.Kind == f.Kind) && (f.Signer == "" || r.Signer == f.Signer) && (f.Digest == "" || r.Digest == f.Digest) && !r.Time.Before(f.From) && (f.Until.IsZero() || r.Time.Before(f.Until)) {
 				want = append(want, r)
 			}
 		}

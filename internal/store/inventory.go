@@ -162,14 +162,27 @@ func (t *Tx) ClearProblems(ctx context.Context, repository, ref string) error {
 
 // Vault returns the bytes kept under a digest, or inventory.ErrNotFound.
 func (s *Store) Vault(ctx context.Context, digest string) ([]byte, error) {
-	var packed []byte
-	err := row(ctx, s.read, []any{&packed}, `SELECT body FROM vault WHERE digest = $1`, digest)
+	packed, err := packedVault(ctx, s.read, digest)
+	if err != nil {
+		return nil, err
+	}
+	return s.unpack(digest, packed)
+}
+
+// packedVault returns what the vault keeps under a digest, compressed.
+func packedVault(ctx context.Context, db querier, digest string) (packed []byte, err error) {
+	err = row(ctx, db, []any{&packed}, `SELECT body FROM vault WHERE digest = $1`, digest)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, fmt.Errorf("vault has no %s: %w", digest, inventory.ErrNotFound)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("vault: %w", err)
 	}
+	return packed, nil
+}
+
+// unpack returns what was compressed, and nothing but what the digest is of.
+func (s *Store) unpack(digest string, packed []byte) ([]byte, error) {
 	content, err := s.dec.DecodeAll(packed, nil)
 	if err != nil {
 		return nil, fmt.Errorf("vault: %s: %w", digest, err)
@@ -245,12 +258,26 @@ func scanRecord(rows *sql.Rows) (r signer.Record, err error) {
 	return r, err
 }
 
-// Problems lists what the last scans could not read.
-func (s *Store) Problems(ctx context.Context) ([]inventory.Problem, error) {
+// Problems lists all that the last scans could not read. ProblemPage has them
+// page by page.
+func (s *Store) Problems(ctx context.Context) (all []inventory.Problem, err error) {
+	for after := (inventory.Problem{}); ; after = all[len(all)-1] {
+		some, err := s.ProblemPage(ctx, after, page)
+		if err != nil || len(some) == 0 {
+			return all, err
+		}
+		all = append(all, some...)
+	}
+}
+
+// ProblemPage returns one page of what the last scans could not read, by
+// repository and reference, after the last one of the page before.
+func (s *Store) ProblemPage(ctx context.Context, after inventory.Problem, limit int) ([]inventory.Problem, error) {
 	return queryAll(ctx, s.read, func(rows *sql.Rows) (p inventory.Problem, err error) {
 		err = rows.Scan(&p.Repository, &p.Reference, &p.Problem)
 		return p, err
-	}, `SELECT repository, reference, problem FROM problems ORDER BY repository, reference LIMIT 10000`)
+	}, `SELECT repository, reference, problem FROM problems WHERE (repository, reference) > ($1, $2) ORDER BY repository, reference LIMIT $3`,
+		after.Repository, after.Reference, limit)
 }
 
 // Counts is the size of the inventory.
@@ -282,9 +309,15 @@ func (s *Store) RepositoryCounts(ctx context.Context, repository string) (c Repo
 
 // Known reports whether the manifest of an artifact has been read.
 func (s *Store) Known(ctx context.Context, repository, digest string) (known bool, err error) {
-	err = row(ctx, s.read, []any{&known}, `SELECT EXISTS (SELECT 1 FROM artifacts WHERE repository = $1 AND digest = $2 AND size > 0)`, repository, digest)
-	return known, err
+	if err := checkArgs([]any{repository, digest}); err != nil {
+		return false, err
+	}
+	err = s.known.QueryRowContext(ctx, repository, digest).Scan(&known)
+	return known, failed(err)
 }
+
+// isKnown is prepared once: a scan asks it for every artifact.
+const isKnown = `SELECT EXISTS (SELECT 1 FROM artifacts WHERE repository = $1 AND digest = $2 AND size > 0)`
 
 var signatureTag = regexp.MustCompile(`^sha256-[0-9a-f]{64}(\..*)?$`)
 

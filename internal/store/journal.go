@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -57,6 +58,7 @@ type Tx struct {
 	recorded []journal.Draft
 	body     []byte // of the sightings not yet in the vault
 	sighted  int64  // lines of body
+	anchored []anchoring
 
 	observed map[string]bool // IDs of signers that have a row, of those this transaction came across
 	artifact [2]string       // repository and digest of the last one put
@@ -70,6 +72,7 @@ func (t *Tx) run(ctx context.Context, fn func(*Tx) error) error {
 	if err := t.keepSightings(ctx); err != nil {
 		return err
 	}
+	t.recordAnchored()
 	if t.changed && len(t.recorded) == 0 {
 		return errors.New("database: a change without a journal entry was refused")
 	}
@@ -213,14 +216,34 @@ func (s *Store) Sightings(ctx context.Context, digest string) ([]journal.Draft, 
 		return nil, err
 	}
 	var out []journal.Draft
-	for line := range strings.Lines(string(body)) {
-		f := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
-		if len(f) != 3 {
-			return nil, fmt.Errorf("%s in the vault is no list of sightings: line %d has %d fields, not 3", digest, len(out)+1, len(f))
-		}
-		out = append(out, journal.Draft{Action: f[0], Subject: unescape.Replace(f[1]), Digest: f[2]})
+	err = eachSighting(digest, body, func(d journal.Draft) error {
+		out = append(out, d)
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return out, nil
+}
+
+// eachSighting runs fn on every line of a text of sightings, which the vault
+// keeps under the digest.
+func eachSighting(digest string, body []byte, fn func(journal.Draft) error) error {
+	n := 0
+	for line := range bytes.Lines(body) {
+		n++
+		f := strings.Split(strings.TrimSuffix(string(line), "\n"), "\t")
+		if len(f) != 3 {
+			return fmt.Errorf("%s in the vault is no list of sightings: line %d has %d fields, not 3", digest, n, len(f))
+		}
+		if strings.Contains(f[1], `\`) {
+			f[1] = unescape.Replace(f[1])
+		}
+		if err := fn(journal.Draft{Action: f[0], Subject: f[1], Digest: f[2]}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t *Tx) appendJournal(ctx context.Context) error {
@@ -231,48 +254,92 @@ func (t *Tx) appendJournal(ctx context.Context) error {
 	if err := t.tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(seq)+1, 0) FROM journal`).Scan(&next); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	// Hashes of this transaction are read back while it grows, and few others.
-	fresh := map[int64]tlog.Hash{}
-	reader := tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
-		older := slices.DeleteFunc(slices.Clone(indexes), func(at int64) bool { _, ok := fresh[at]; return ok })
-		read, err := readHashes(ctx, t.tx, older)
-		if err != nil {
-			return nil, err
-		}
-		for i, at := range older {
-			fresh[at] = read[i]
-		}
-		out := make([]tlog.Hash, len(indexes))
-		for i, at := range indexes {
-			out[i] = fresh[at]
-		}
-		return out, nil
-	})
+	peaks, err := t.peaks(ctx, next)
+	if err != nil {
+		return err
+	}
+	var entries, hashes []any
+	at := tlog.StoredHashIndex(0, next)
+	keep := func(h tlog.Hash) { // a hash of its own, for it is inserted later
+		hashes = append(hashes, at, h[:])
+		at++
+	}
 	for _, d := range t.recorded {
 		// An entry of text that is none would not be in canonical form.
 		e := journal.Entry{Index: next, Time: t.now, Actor: clean(t.by.Actor), Reason: clean(t.by.Reason),
-			Action: clean(d.Action), Subject: clean(d.Subject), Digest: clean(d.Digest)}
+			Action: clean(d.Action), Subject: clean(d.Subject), Digest: clean(d.Digest), Kind: clean(d.Kind)}
 		body, err := e.Marshal()
 		if err != nil {
 			return err
 		}
-		hashes, err := tlog.StoredHashes(next, body, reader)
-		if err != nil {
-			return fmt.Errorf("journal: %w", err)
+		if entries, err = t.insertPairs(ctx, insertEntries, append(entries, next, string(body)), false); err != nil {
+			return err
 		}
-		at := tlog.StoredHashIndex(0, next)
-		for i, h := range hashes {
-			fresh[at+int64(i)] = h
-			if _, err := t.exec(ctx, `INSERT INTO journal_hashes (seq, hash) VALUES ($1, $2)`, at+int64(i), h[:]); err != nil {
-				return fmt.Errorf("journal: %w", err)
-			}
+		h := tlog.RecordHash(body)
+		keep(h)
+		for size := next; size&1 == 1; size >>= 1 { // as tlog.StoredHashes, without reading back
+			h = tlog.NodeHash(peaks[len(peaks)-1], h)
+			peaks = peaks[:len(peaks)-1]
+			keep(h)
 		}
-		if _, err := t.exec(ctx, `INSERT INTO journal (seq, body) VALUES ($1, $2)`, next, string(body)); err != nil {
-			return fmt.Errorf("journal: %w", err)
-		}
+		peaks = append(peaks, h)
 		next++
+		if hashes, err = t.insertPairs(ctx, insertHashes, hashes, false); err != nil {
+			return err
+		}
 	}
-	return nil
+	if _, err := t.insertPairs(ctx, insertHashes, hashes, true); err != nil {
+		return err
+	}
+	_, err = t.insertPairs(ctx, insertEntries, entries, true)
+	return err
+}
+
+// peaks returns the roots of the complete subtrees of the first size entries of
+// the journal, the largest first.
+func (t *Tx) peaks(ctx context.Context, size int64) ([]tlog.Hash, error) {
+	var at []int64
+	for level := 62; level >= 0; level-- {
+		if size>>level&1 == 1 {
+			at = append(at, tlog.StoredHashIndex(level, size>>level-1))
+		}
+	}
+	found, err := readHashes(ctx, t.tx, at)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	return found, nil
+}
+
+const insertEntries, insertHashes = `INSERT INTO journal (seq, body) VALUES `, `INSERT INTO journal_hashes (seq, hash) VALUES `
+
+// rowsAtOnce is how many rows one statement inserts: one costs more than a row,
+// and one of very many rows more than a few.
+const rowsAtOnce = 32
+
+// insertPairs inserts rows of the journal or of its hashes, as many as fill
+// statements, or all, and returns those that are left.
+func (t *Tx) insertPairs(ctx context.Context, insert string, values []any, all bool) ([]any, error) {
+	for len(values) >= 2*rowsAtOnce || all && len(values) > 0 {
+		n := min(len(values), 2*rowsAtOnce)
+		if _, err := t.exec(ctx, insert+pairs(n/2), values[:n]...); err != nil {
+			return nil, fmt.Errorf("journal: %w", err)
+		}
+		values = append(values[:0], values[n:]...)
+	}
+	return values, nil
+}
+
+// pairs returns the placeholders of n rows of two columns.
+func pairs(n int) string {
+	var b strings.Builder
+	for i := range n {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "($%d, $%d)", 2*i+1, 2*i+2)
+	}
+	return b.String()
 }
 
 // JournalCheckpoint returns what commits to the journal as it is now.
@@ -287,13 +354,69 @@ func (s *Store) JournalCheckpoint(ctx context.Context) (journal.Checkpoint, erro
 // JournalCheckpointAt returns what commits to the first size entries of the
 // journal, by its stored hashes.
 func (s *Store) JournalCheckpointAt(ctx context.Context, size int64) (journal.Checkpoint, error) {
-	root, err := tlog.TreeHash(size, tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
-		return readHashes(ctx, s.read, indexes)
-	}))
+	root, err := tlog.TreeHash(size, s.hashes(ctx))
 	if err != nil {
 		return journal.Checkpoint{}, fmt.Errorf("journal: %w", err)
 	}
 	return journal.Checkpoint{Size: size, Root: root}, nil
+}
+
+// hashes reads the stored hashes of the journal.
+func (s *Store) hashes(ctx context.Context) tlog.HashReader {
+	return tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) { return readHashes(ctx, s.read, indexes) })
+}
+
+// JournalProof returns the proof that one entry is among the first size entries
+// of the journal, by its stored hashes.
+func (s *Store) JournalProof(ctx context.Context, index, size int64) (journal.Proof, error) {
+	if err := s.haveEntries(ctx, size); err != nil {
+		return journal.Proof{}, err
+	}
+	if index < 0 || index >= size {
+		return journal.Proof{}, fmt.Errorf("journal: entry %d is not among the first %d", index, size)
+	}
+	var line []byte
+	if err := row(ctx, s.read, []any{&line}, `SELECT body FROM journal WHERE seq = $1`, index); err != nil {
+		return journal.Proof{}, fmt.Errorf("journal: entry %d: %w", index, err)
+	}
+	hashes, err := tlog.ProveRecord(size, index, s.hashes(ctx))
+	if err != nil {
+		return journal.Proof{}, fmt.Errorf("journal: %w", err)
+	}
+	return journal.Proof{Schema: journal.ProofSchema, Entry: string(line), Index: index, Size: size, Hashes: append(tlog.RecordProof{}, hashes...)}, nil
+}
+
+// JournalConsistency returns the proof that the first size entries of the
+// journal begin with the first old ones, by its stored hashes.
+func (s *Store) JournalConsistency(ctx context.Context, old, size int64) (journal.Consistency, error) {
+	if err := s.haveEntries(ctx, size); err != nil {
+		return journal.Consistency{}, err
+	}
+	if old < 0 || old > size {
+		return journal.Consistency{}, fmt.Errorf("journal: the first %d entries do not begin with %d", size, old)
+	}
+	out := journal.Consistency{Schema: journal.ConsistencySchema, Old: old, Size: size, Hashes: tlog.TreeProof{}}
+	if old == 0 { // any journal begins with none
+		return out, nil
+	}
+	hashes, err := tlog.ProveTree(size, old, s.hashes(ctx))
+	if err != nil {
+		return journal.Consistency{}, fmt.Errorf("journal: %w", err)
+	}
+	out.Hashes = append(out.Hashes, hashes...)
+	return out, nil
+}
+
+// haveEntries refuses a size that the journal does not have yet.
+func (s *Store) haveEntries(ctx context.Context, size int64) error {
+	var have int64
+	if err := row(ctx, s.read, []any{&have}, `SELECT COALESCE(MAX(seq)+1, 0) FROM journal`); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	if size < 0 || size > have {
+		return fmt.Errorf("journal: it has %d entries, not %d", have, size)
+	}
+	return nil
 }
 
 func readHashes(ctx context.Context, db querier, indexes []int64) ([]tlog.Hash, error) {
@@ -333,12 +456,16 @@ func readHashes(ctx context.Context, db querier, indexes []int64) ([]tlog.Hash, 
 // Journal returns a function that yields the entries from seq on, one a call,
 // as their canonical bytes, then io.EOF.
 func (s *Store) Journal(ctx context.Context, from int64) func() ([]byte, error) {
+	return entriesOf(ctx, s.read, from)
+}
+
+func entriesOf(ctx context.Context, db querier, from int64) func() ([]byte, error) {
 	var page [][]byte
 	next := from
 	return func() ([]byte, error) {
 		if len(page) == 0 {
 			var err error
-			page, err = queryAll(ctx, s.read, scanBytes,
+			page, err = queryAll(ctx, db, scanBytes,
 				`SELECT body FROM journal WHERE seq >= $1 ORDER BY seq LIMIT 1000`, next)
 			if err != nil {
 				return nil, fmt.Errorf("journal: %w", err)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/journal"
@@ -12,11 +13,16 @@ import (
 
 // Document kinds.
 const (
-	KindApprovers = "approvers"
-	KindIncident  = "incident"
-	KindPlan      = "plan"
-	KindApproval  = "approval"
-	KindAnchor    = "anchor"
+	KindApprovers  = "approvers"
+	KindIncident   = "incident"
+	KindPlan       = "plan"
+	KindMotion     = "motion"      // what else people approve: a withdrawal, a change of the approvers
+	KindApproval   = "approval"    // of a plan or a motion
+	KindBreakGlass = "break-glass" // a plan carried out without its quorum
+	KindVoucher    = "voucher"     // a standing policy
+	KindSource     = "source"      // a source of records declared complete
+	KindCheckpoint = "checkpoint"  // where a checkpoint of the journal was anchored, and the receipt
+	KindAnchor     = "anchor"      // where signers are pinned for a consumer
 )
 
 // PutDocument keeps the next version of a document and journals it. Earlier
@@ -29,7 +35,7 @@ func (t *Tx) PutDocument(ctx context.Context, kind, id, action string, body []by
 		SELECT $1, $2, COALESCE(MAX(version)+1, 1), $3 FROM documents WHERE kind = $1 AND id = $2`, kind, id, string(body)); err != nil {
 		return err
 	}
-	t.Record(journal.Draft{Action: action, Subject: id, Digest: inventory.Digest(body)})
+	t.Record(journal.Draft{Action: action, Subject: id, Digest: inventory.Digest(body), Kind: kind})
 	return nil
 }
 
@@ -41,6 +47,16 @@ func (s *Store) Document(ctx context.Context, kind, id string) ([]byte, error) {
 		return nil, fmt.Errorf("%s %q: %w", kind, id, inventory.ErrNotFound)
 	}
 	return body, err
+}
+
+// DocumentVersions returns every version of a document, the oldest first, or
+// inventory.ErrNotFound.
+func (s *Store) DocumentVersions(ctx context.Context, kind, id string) ([][]byte, error) {
+	all, err := queryAll(ctx, s.read, scanBytes, `SELECT body FROM documents WHERE kind = $1 AND id = $2 ORDER BY version`, kind, id)
+	if err == nil && len(all) == 0 {
+		err = fmt.Errorf("%s %q: %w", kind, id, inventory.ErrNotFound)
+	}
+	return all, err
 }
 
 // Documents returns the newest version of every document of a kind whose ID
@@ -122,11 +138,31 @@ func (t *Tx) PutReissue(ctx context.Context, r Reissue) error {
 // Reissues returns what is recorded for the items of a plan from seq low to
 // seq high, both included.
 func (s *Store) Reissues(ctx context.Context, plan string, low, high int64) ([]Reissue, error) {
-	return queryAll(ctx, s.read, func(rows *sql.Rows) (r Reissue, err error) {
-		err = rows.Scan(&r.Plan, &r.Seq, &r.Format, &r.State, &r.Content, &r.SignatureID, &r.Why)
-		return r, err
-	}, `SELECT plan, seq, format, state, content, signature_id, why FROM reissues
+	return queryAll(ctx, s.read, scanReissue, `SELECT `+reissueColumns+` FROM reissues
 		WHERE plan = $1 AND seq BETWEEN $2 AND $3 ORDER BY seq, format`, plan, low, high)
+}
+
+const reissueColumns = `plan, seq, format, state, content, signature_id, why`
+
+func scanReissue(rows *sql.Rows) (r Reissue, err error) {
+	err = rows.Scan(&r.Plan, &r.Seq, &r.Format, &r.State, &r.Content, &r.SignatureID, &r.Why)
+	return r, err
+}
+
+// ReissuesBySignature returns what plans recorded of making some signatures, by
+// the IDs of these, ordered by signature, plan, item and format.
+func (s *Store) ReissuesBySignature(ctx context.Context, ids []string) (out []Reissue, err error) {
+	ids = slices.DeleteFunc(slices.Compact(slices.Sorted(slices.Values(ids))), func(id string) bool { return id == "" }) // none is signed yet
+	for some := range slices.Chunk(ids, 500) {
+		var q query
+		in(&q, "signature_id", some)
+		found, err := queryAll(ctx, s.read, scanReissue, `SELECT `+reissueColumns+` FROM reissues`+q.where()+` ORDER BY signature_id, plan, seq, format`, q.args...)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, found...)
+	}
+	return out, nil
 }
 
 // ReissueCounts counts the reissues of a plan by state.

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/reseal/reseal/inventory"
 )
 
 // childEnv makes the test binary a writer, "NAME|LOCATION|COUNT|PAUSE", that
@@ -225,5 +227,40 @@ func TestScanGoesOnElsewhere(t *testing.T) {
 		again := begin(t, second, repo)
 		wantEqual(t, "scan", again.ID, sc.ID)
 		wantEqual(t, "left to look at", unchecked(t, second, again, false), "v1= v3=")
+	})
+}
+
+// TestMigrate opens a database that an older reseal wrote.
+func TestMigrate(t *testing.T) {
+	t.Parallel()
+	eachDatabase(t, func(t *testing.T, location string) {
+		ctx := t.Context()
+		s, err := Create(ctx, location, clock())
+		must(t, err)
+		old := inventory.Record{ID: "old", Source: "ci", Kind: inventory.RecordCI, Time: start}
+		do(t, s, func(tx *Tx) error { return tx.PutRecord(ctx, old) })
+		downgrade := []string{`ALTER TABLE records DROP COLUMN signed_by`, `DROP TABLE renamed`, `PRAGMA user_version = 1`}
+		if s.postgres {
+			downgrade[2] = `DELETE FROM reseal_schema WHERE version > 1`
+		}
+		for _, statement := range downgrade {
+			_, err := s.write.ExecContext(ctx, statement)
+			must(t, err)
+		}
+		must(t, s.Close())
+		have, known, err := Pending(ctx, location)
+		must(t, err)
+		if have != 1 || known < 2 {
+			t.Errorf("version %d of %d, want 1 of 2 or more", have, known)
+		}
+		s, err = Open(ctx, location, clock())
+		must(t, err)
+		defer s.Close()
+		now := inventory.Record{ID: "now", Source: "ci", By: "someone", Kind: inventory.RecordCI, Time: start}
+		do(t, s, func(tx *Tx) error { return tx.PutRecord(ctx, now) })
+		got, err := s.EvidenceRecords(ctx, RecordFilter{}, "", 10)
+		must(t, err)
+		wantEqual(t, "records", got, []inventory.Record{now, old})
+		checkStore(t, s)
 	})
 }

@@ -137,12 +137,17 @@ type Place struct {
 
 // Selection says which artifacts are meant. Empty fields select everything.
 type Selection struct {
-	Signers    []string // IDs: artifacts with a signature by any of them
-	Digests    []string // and these artifacts besides
-	Repository string   // only in this repository
-	Prefix     string   // only in repositories whose name starts so
-	Digest     string   // only this artifact
-	Tag        string   // only what has this tag now
+	Signers []string // IDs: artifacts with a signature by any of them
+	Digests []string // and these artifacts besides
+
+	// Authorities selects, besides, artifacts with a signature at its place that
+	// requires any of these or has a verified bound of it, on whatever side.
+	Authorities []inventory.Authority
+
+	Repository string // only in this repository
+	Prefix     string // only in repositories whose name starts so
+	Digest     string // only this artifact
+	Tag        string // only what has this tag now
 
 	// Alone selects artifacts with a signature, by one of Signers where these are
 	// given, beside which no verified one by another trusted signer makes a
@@ -161,7 +166,7 @@ func (s *Store) Artifacts(ctx context.Context, sel Selection, after Place, limit
 			}
 			after, next = Place{Listed: true}, Place{Listed: true}
 		}
-		page, err = undeployed(ctx, q, sel, after, limit)
+		page, err = s.undeployed(ctx, q, sel, after, limit)
 		return err
 	})
 	if err != nil {
@@ -174,8 +179,8 @@ func (s *Store) Artifacts(ctx context.Context, sel Selection, after Place, limit
 	return page, next, nil
 }
 
-// filter adds the conditions of a selection on the artifact a, but for Signers
-// and Digests.
+// filter adds the conditions of a selection on the artifact a, but for Signers,
+// Digests and Authorities.
 func (sel Selection) filter(q *query) {
 	if sel.Digest != "" {
 		q.and("a.digest = %s", sel.Digest)
@@ -237,6 +242,9 @@ func deployed(ctx context.Context, db querier, sel Selection, after Place, limit
 	if len(sel.Digests) > 0 {
 		by = append(by, `a.digest IN (`+marks(&q, sel.Digests)+`)`)
 	}
+	if len(sel.Authorities) > 0 {
+		by = append(by, restsOnAny(&q, sel.Authorities))
+	}
 	if len(by) > 0 {
 		q.and("(" + strings.Join(by, " OR ") + ")")
 	}
@@ -247,8 +255,10 @@ func deployed(ctx context.Context, db querier, sel Selection, after Place, limit
 
 // undeployed returns a page of the other artifacts selected. Each signer's are
 // read in order from its part of an index, and the pages merged: what a signer
-// adds has to stand before the last of a page that is full already.
-func undeployed(ctx context.Context, db querier, sel Selection, after Place, limit int) (page []inventory.Artifact, err error) {
+// adds has to stand before the last of a page that is full already. What rests on
+// an authority is in no order of the index by authority: it is sorted where it is
+// little, and else found by asking each artifact, most of which then have it.
+func (s *Store) undeployed(ctx context.Context, db querier, sel Selection, after Place, limit int) (page []inventory.Artifact, err error) {
 	read := func(from, table string, by func(*query)) error {
 		var q query
 		q.and("NOT a.deployed")
@@ -274,7 +284,7 @@ func undeployed(ctx context.Context, db querier, sel Selection, after Place, lim
 		page = page[:min(len(page), limit)]
 		return nil
 	}
-	if len(sel.Signers)+len(sel.Digests) == 0 {
+	if len(sel.Signers)+len(sel.Digests)+len(sel.Authorities) == 0 {
 		err := read("artifacts a", "a.", nil)
 		return page, err
 	}
@@ -293,7 +303,38 @@ func undeployed(ctx context.Context, db querier, sel Selection, after Place, lim
 			return nil, err
 		}
 	}
+	var many []inventory.Authority
+	for _, by := range sel.Authorities {
+		few := query{}
+		few.and("c.role = %s AND c.authority = %s AND c.verified", string(by.Role), by.ID)
+		if !s.isFew(ctx, db, "bounds c", few) {
+			many = append(many, by)
+			continue
+		}
+		if err := read("artifacts a", "a.", func(q *query) {
+			q.and(`(a.repository, a.digest) IN (SELECT g.repository, g.digest FROM bounds c CROSS JOIN signatures g
+				WHERE c.role = %s AND c.authority = %s AND c.verified AND g.seq = c.signature AND NOT g.gone)`, string(by.Role), by.ID)
+		}); err != nil {
+			return nil, err
+		}
+	}
+	if len(many) > 0 {
+		if err := read("artifacts a", "a.", func(q *query) { q.conditions = append(q.conditions, restsOnAny(q, many)) }); err != nil {
+			return nil, err
+		}
+	}
 	return page, nil
+}
+
+// restsOnAny asks that the artifact a has a signature at its place with verified
+// evidence of any of these authorities.
+func restsOnAny(q *query, authorities []inventory.Authority) string {
+	of := make([]string, len(authorities))
+	for i, by := range authorities {
+		of[i] = `EXISTS (SELECT 1 FROM signatures g CROSS JOIN bounds b WHERE g.repository = a.repository AND g.digest = a.digest AND NOT g.gone
+			AND b.signature = g.seq AND b.verified AND b.role = ` + q.mark(string(by.Role)) + ` AND b.authority = ` + q.mark(by.ID) + `)`
+	}
+	return "(" + strings.Join(of, " OR ") + ")"
 }
 
 // compare orders by several keys, given in pairs.

@@ -193,9 +193,11 @@ func (w *world) artifactsBy(sel Selection) (out []inventory.Artifact) {
 				continue
 			}
 			by = by || named(sel.Signers, g.Signer)
+			rests, _ := evidence(g)
+			by = by || !g.Gone && slices.ContainsFunc(sel.Authorities, func(a inventory.Authority) bool { return slices.Contains(rests, a) })
 			single = single || (len(sel.Signers) == 0 || named(sel.Signers, g.Signer)) && !g.Gone && w.alone(g, sel.Signers)
 		}
-		if (len(sel.Signers)+len(sel.Digests) == 0 || by || slices.Contains(sel.Digests, a.Digest)) && (sel.Repository == "" || a.Repository == sel.Repository) &&
+		if (len(sel.Signers)+len(sel.Digests)+len(sel.Authorities) == 0 || by || slices.Contains(sel.Digests, a.Digest)) && (sel.Repository == "" || a.Repository == sel.Repository) &&
 			strings.HasPrefix(a.Repository, sel.Prefix) && (sel.Digest == "" || a.Digest == sel.Digest) &&
 			(sel.Tag == "" || slices.Contains(a.Tags, sel.Tag)) && (!sel.Alone || single) {
 			out = append(out, a)
@@ -264,6 +266,7 @@ func testQuestions(t *testing.T, s *Store) {
 		sel := Selection{Signers: f.Signers, Repository: f.Repository, Prefix: f.Prefix, Alone: f.Alone, Tag: drawSome(t, "tag", append(slices.Clone(worldTags), "none")...),
 			Digest:  drawSome(t, "whole digest", w.artifacts[0].Digest, w.artifacts[len(w.artifacts)-1].Digest, digest(99)),
 			Digests: drawSome(t, "digests", []string{w.artifacts[0].Digest}, []string{w.artifacts[2].Digest, w.artifacts[len(w.artifacts)-2].Digest, digest(99)})}
+		sel.Authorities = drawSome(t, "authorities", worldAuthorities[:1], worldAuthorities[1:3], []inventory.Authority{{Role: inventory.RoleTSA, ID: "b"}})
 		var artifacts []inventory.Artifact
 		for at := (Place{}); ; {
 			page, next, err := s.Artifacts(ctx, sel, at, limit)

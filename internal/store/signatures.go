@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/reseal/reseal/inventory"
+	"github.com/reseal/reseal/journal"
 )
 
 // stored is a signature with the number of its row.
@@ -42,7 +43,7 @@ func (t *Tx) PutSignature(ctx context.Context, s inventory.Signature) error {
 		return err
 	}
 	if added {
-		return t.sightSignature(ctx, "signature.seen", s)
+		return t.sightSignature(ctx, signatureSeen, s)
 	}
 	known, err := t.signature(ctx, s.ID)
 	if err != nil {
@@ -53,6 +54,29 @@ func (t *Tx) PutSignature(ctx context.Context, s inventory.Signature) error {
 		return err
 	}
 	return t.sightSignature(ctx, "signature.reverified", s)
+}
+
+// The actions of the sightings that give a signature its ID: when it is first
+// seen, and when its signer becomes known.
+const (
+	signatureSeen       = "signature.seen"
+	signatureIdentified = "signature.identified"
+)
+
+// sightedSignature returns the ID of the signature that a sighting brought, the
+// ID that it had before its signer was known, and the artifact it is on.
+func sightedSignature(d journal.Draft) (id, was, on string, ok bool) {
+	about, on, ok := strings.Cut(d.Subject, " on ")
+	switch {
+	case !ok:
+		return "", "", "", false
+	case d.Action == signatureSeen:
+		return about, "", on, true
+	case d.Action == signatureIdentified:
+		id, was, ok = strings.Cut(about, " was ")
+		return id, was, on, ok
+	}
+	return "", "", "", false
 }
 
 func (t *Tx) sightSignature(ctx context.Context, action string, s inventory.Signature) error {
@@ -150,10 +174,14 @@ func window(bounds []inventory.Bound) (notBefore, notAfter int64) {
 }
 
 // alone reports whether a verified upper bound is the only proof of its kind:
-// no other authority proves by when the signature existed.
+// no other authority proves by when the signature existed. Our own journal
+// proves it to us and to no consumer: a signature with one timestamp rests on
+// its authority alone, whatever the journal says, and rests on the journal alone
+// only if nobody else proves its time.
 func alone(b inventory.Bound, all []inventory.Bound) bool {
 	return b.Verified && b.Side == inventory.Upper && !slices.ContainsFunc(all, func(o inventory.Bound) bool {
-		return o.Verified && o.Side == inventory.Upper && o.Authority != b.Authority
+		return o.Verified && o.Side == inventory.Upper && o.Authority != b.Authority &&
+			(o.Authority.Role != inventory.RoleJournal || b.Authority.Role == inventory.RoleJournal)
 	})
 }
 
@@ -270,13 +298,14 @@ func (t *Tx) remember(ctx context.Context, seq int64, manifests ...string) error
 	return nil
 }
 
-// gives reports whether one sighting has all the evidence of another.
+// gives reports whether one sighting has all the evidence of another that a
+// manifest can give: what the journal proves is in none.
 func gives(s, all inventory.Signature) bool {
 	if all.Verified && !s.Verified {
 		return false
 	}
 	for _, b := range all.Bounds {
-		if !slices.ContainsFunc(s.Bounds, func(o inventory.Bound) bool {
+		if b.Authority.Role != inventory.RoleJournal && !slices.ContainsFunc(s.Bounds, func(o inventory.Bound) bool {
 			return o.Side == b.Side && o.Time.Equal(b.Time) && o.Authority == b.Authority && o.Verified == b.Verified
 		}) {
 			return false
@@ -335,7 +364,9 @@ func (t *Tx) updateSignature(ctx context.Context, s stored) error {
 // its bytes in the vault: evidence that no longer verifies is taken away. When
 // the signer was unknown and now is known the signature has another ID, and
 // keeps its first sighting. old is the signature as it was read; evidence that
-// came after that stays.
+// came after that stays. So do the bounds that the journal gave (Anchored), for
+// they are not in the bytes: whether their anchors still hold is for the caller
+// to check.
 func (t *Tx) Reverified(ctx context.Context, old, now inventory.Signature) error {
 	known, err := t.signature(ctx, old.ID)
 	if err != nil {
@@ -346,7 +377,9 @@ func (t *Tx) Reverified(ctx context.Context, old, now inventory.Signature) error
 		now.Verified, now.Why, now.Requires = true, "", known.Requires
 	}
 	since := now
-	since.Bounds = slices.DeleteFunc(slices.Clone(known.Bounds), func(b inventory.Bound) bool { return slices.Contains(old.Bounds, b) })
+	since.Bounds = slices.DeleteFunc(slices.Clone(known.Bounds), func(b inventory.Bound) bool {
+		return b.Authority.Role != inventory.RoleJournal && slices.Contains(old.Bounds, b)
+	})
 	now = normal(inventory.Merge(now, since))
 	now.Location, now.Manifest, now.FirstSeen, now.Gone = known.Location, known.Manifest, known.FirstSeen, known.Gone
 	out := stored{known.seq, now}
@@ -362,13 +395,16 @@ func (t *Tx) Reverified(ctx context.Context, old, now inventory.Signature) error
 	if err := t.identified(ctx, known, out); err != nil {
 		return err
 	}
-	return t.sight(ctx, "signature.identified", now.ID+" was "+old.ID+" on "+now.Repository+"@"+now.Digest, now.Content)
+	return t.sight(ctx, signatureIdentified, now.ID+" was "+old.ID+" on "+now.Repository+"@"+now.Digest, now.Content)
 }
 
 // identified gives a signature another ID, or adds its evidence to the
 // signature that has that ID already.
 func (t *Tx) identified(ctx context.Context, known, now stored) error {
 	if _, err := t.exec(ctx, `UPDATE reissues SET signature_id = $1 WHERE signature_id = $2`, now.ID, known.ID); err != nil {
+		return err
+	}
+	if _, err := t.exec(ctx, `INSERT INTO renamed (id, now) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET now = excluded.now`, known.ID, now.ID); err != nil {
 		return err
 	}
 	twin, err := t.signature(ctx, now.ID)
@@ -455,6 +491,28 @@ func (s *Store) SignaturesOf(ctx context.Context, a inventory.Artifact, exceptPl
 	return plain(signatures(ctx, s.read, ` WHERE g.repository = $1 AND g.digest = $2 AND NOT g.gone
 		AND NOT EXISTS (SELECT 1 FROM reissues i WHERE i.signature_id = g.id AND i.plan = $3) ORDER BY g.id, b.n`,
 		a.Repository, a.Digest, exceptPlan))
+}
+
+// SignaturesOfAll returns the signatures of each of some artifacts that are at
+// their place, in the order of the artifacts: one question for all of them.
+func (s *Store) SignaturesOfAll(ctx context.Context, arts []inventory.Artifact) ([][]inventory.Signature, error) {
+	out := make([][]inventory.Signature, len(arts))
+	if len(arts) == 0 {
+		return out, nil
+	}
+	var q query
+	at := make(map[[2]string]int, len(arts))
+	wanted := make([]string, len(arts))
+	for n, a := range arts {
+		at[[2]string{a.Repository, a.Digest}] = n
+		wanted[n] = "(" + q.mark(a.Repository) + ", " + q.mark(a.Digest) + ")"
+	}
+	found, err := signatures(ctx, s.read, ` WHERE (g.repository, g.digest) IN (VALUES `+strings.Join(wanted, ", ")+`) AND NOT g.gone ORDER BY g.id, b.n`, q.args...)
+	for _, x := range found {
+		n := at[[2]string{x.Repository, x.Digest}]
+		out[n] = append(out[n], x.Signature)
+	}
+	return out, err
 }
 
 // SignaturesEver returns every signature ever seen on one artifact, also those

@@ -202,14 +202,22 @@ func TestPlans(t *testing.T) {
 		"all": {}, "repository": {Repository: repo}, "prefix": {Prefix: "registry"}, "digest": {Digest: digest(1)}, "signer": {Signers: []string{one}},
 		"signers": {Signers: []string{one, two}}, "signer alone": {Signers: []string{one}, Alone: true}, "tag": {Tag: "v1"},
 		"signer, repository": {Signers: []string{one}, Repository: repo}, "signer, prefix": {Signers: []string{one}, Prefix: "registry"}, "digests": {Digests: []string{digest(1), digest(2)}},
+		"authority": {Authorities: []inventory.Authority{tsa}}, "authorities, prefix": {Authorities: []inventory.Authority{tsa, {Role: inventory.RoleCA, ID: "ca"}}, Prefix: "registry"},
+		"authority, signer, digest": {Authorities: []inventory.Authority{tsa}, Signers: []string{one}, Repository: repo, Digests: []string{digest(2)}},
 	} {
-		for _, after := range []Place{{}, place} {
-			e := &explainer{querier: s.read, t: t}
-			_, err := deployed(t.Context(), e, sel, after, 5)
-			must(t, err)
-			_, err = undeployed(t.Context(), e, sel, after, 5)
-			must(t, err)
-			wantIndexed(t, name, e.plans, sel.Digest != "" || len(sel.Digests) > 0)
+		for _, few := range []int{0, 10_000} {
+			for _, after := range []Place{{}, place} {
+				s.few = few
+				e := &explainer{querier: s.read, t: t}
+				_, err := deployed(t.Context(), e, sel, after, 5)
+				must(t, err)
+				_, err = s.undeployed(t.Context(), e, sel, after, 5)
+				must(t, err)
+				wantIndexed(t, name, e.plans, sel.Digest != "" || len(sel.Digests) > 0 || few > 0 && len(sel.Authorities) > 0)
+				if byAuthority := strings.Contains(strings.Join(e.plans, "\n"), "bounds_by_authority"); byAuthority != (len(sel.Authorities) > 0) {
+					t.Errorf("%s: the index by authority is used: %v\n%s", name, byAuthority, strings.Join(e.plans, "\n"))
+				}
+			}
 		}
 	}
 	for name, f := range map[string]SignatureFilter{

@@ -26,6 +26,7 @@ type Store struct {
 	postgres bool
 	write    *sql.DB // one connection: there is one writer
 	read     *sql.DB
+	known    *sql.Stmt // see isKnown
 	now      func() time.Time
 	enc      *zstd.Encoder
 	dec      *zstd.Decoder
@@ -33,6 +34,10 @@ type Store struct {
 	// few is how many candidates are read and sorted for one page, where an index
 	// gives them in another order.
 	few int
+
+	// documents and inOneGo are how many are held against the journal at once.
+	documents int
+	inOneGo   uint64
 
 	mu      sync.Mutex
 	signers map[string]struct{} // some of those that have a row; none ever loses it
@@ -60,7 +65,7 @@ func Open(ctx context.Context, location string, now func() time.Time) (*Store, e
 }
 
 func connect(ctx context.Context, location string, now func() time.Time, create bool) (*Store, error) {
-	s := &Store{now: now, location: Redact(location), postgres: isPostgres(location), few: 10_000, signers: map[string]struct{}{}}
+	s := &Store{now: now, location: Redact(location), postgres: isPostgres(location), few: 10_000, documents: documentsAtOnce, inOneGo: inOneGo, signers: map[string]struct{}{}}
 	var err error
 	// What goes in and out of the vault is small; a window of a megabyte bounds
 	// the memory.
@@ -85,6 +90,10 @@ func connect(ctx context.Context, location string, now func() time.Time, create 
 func (s *Store) ready(ctx context.Context, create bool) (*Store, error) {
 	if err := s.migrate(ctx, create); err != nil {
 		return nil, errors.Join(err, s.Close())
+	}
+	var err error
+	if s.known, err = s.read.PrepareContext(ctx, isKnown); err != nil {
+		return nil, errors.Join(failed(err), s.Close())
 	}
 	return s, nil
 }

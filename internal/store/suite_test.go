@@ -33,6 +33,7 @@ func suite(t *testing.T, open func(t *testing.T) *Store) {
 		{"deployment mark", testDeployed},
 		{"artifacts are paged, deployed first", testArtifactPages},
 		{"signature keeps its first sighting", testSignature},
+		{"signatures of many artifacts", testSignaturesOfAll},
 		{"signature gone and back again", testGone},
 		{"signatures of a plan are left out", testExceptPlan},
 		{"problems", testProblems},
@@ -73,6 +74,12 @@ func suite(t *testing.T, open func(t *testing.T) *Store) {
 		{"scan that is too old to go on", testScanAge},
 		{"referrers", testReferrers},
 		{"problems with one reference", testProblemReferences},
+		{"anchored entries are bounds", testAnchored},
+		{"anchored entries that are not believed", testAnchoredRefuses},
+		{"anchored before it was identified", testIdentifiedAnchored},
+		{"proofs from the journal", testProofs},
+		{"rows that changed rightly", testNotEdited},
+		{"documents journaled without their kind", testOlderEntries},
 		{"whatever is spoilt is found", testCheck},
 		{"version", testVersion},
 	} {
@@ -467,6 +474,38 @@ func testArtifactPages(t *testing.T, s *Store) {
 	}
 }
 
+// testSignaturesOfAll asks of many artifacts at once what is asked of each.
+func testSignaturesOfAll(t *testing.T, s *Store) {
+	ctx := t.Context()
+	var arts []inventory.Artifact
+	do(t, s, func(tx *Tx) error {
+		for n := range 7 {
+			a := art([]string{repo, other}[n%2], n/2)
+			arts = append(arts, a)
+			for i := range n % 4 { // some have none
+				g := sig(a, 10*n+i, key(i))
+				g.Bounds = append(g.Bounds, upper(i+1, authority(inventory.RoleTSA, "tsa")), upper(i+2, authority(inventory.RoleLog, "log")))
+				if err := tx.PutSignature(ctx, g); err != nil {
+					return err
+				}
+			}
+		}
+		return tx.KeepSignatures(ctx, arts[3].Repository, arts[3].Digest, "", inventory.Formats(), nil) // they are gone
+	})
+	arts = append(arts, art(repo, 99)) // unknown
+	slices.Reverse(arts)
+	got, err := s.SignaturesOfAll(ctx, arts)
+	must(t, err)
+	for n, a := range arts {
+		want, err := s.SignaturesOf(ctx, a, "")
+		must(t, err)
+		wantEqual(t, a.Ref(), got[n], want)
+	}
+	none, err := s.SignaturesOfAll(ctx, nil)
+	must(t, err)
+	wantEqual(t, "of none", len(none), 0)
+}
+
 func testSignature(t *testing.T, s *Store) {
 	ctx := t.Context()
 	a := art(repo, 1)
@@ -617,6 +656,25 @@ func testProblems(t *testing.T, s *Store) {
 	got, err = s.Problems(ctx)
 	must(t, err)
 	wantEqual(t, "problems after clearing one repository", got, []inventory.Problem{elsewhere})
+
+	var want []inventory.Problem // more than a page of any size
+	do(t, s, func(tx *Tx) error {
+		for n := range 2*page + 1 {
+			p := inventory.Problem{Repository: fmt.Sprintf("registry.example/%02d", n/100), Reference: fmt.Sprintf("%02d", n%100), Problem: "denied"}
+			want = append(want, p)
+			if err := tx.PutProblem(ctx, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	want = append(want, elsewhere)
+	got, err = s.Problems(ctx)
+	must(t, err)
+	wantEqual(t, "all problems", got, want)
+	got, err = s.ProblemPage(ctx, want[99], 3)
+	must(t, err)
+	wantEqual(t, "a page", got, want[100:103])
 }
 
 func putVault(t *testing.T, s *Store, content []byte) (d string) {
@@ -680,7 +738,7 @@ func testDocuments(t *testing.T, s *Store) {
 		{KindPlan, "I-1", "a plan"}, {KindIncident, "I-1", "one at last"}, {KindIncident, "J", "three"}} {
 		e := putDocument(t, s, d[0], d[1], d[2])
 		wantActions(t, e, "test.put")
-		wantEqual(t, "entry", []string{e[0].Subject, e[0].Digest}, []string{d[1], inventory.Digest([]byte(d[2]))})
+		wantEqual(t, "entry", []string{e[0].Kind, e[0].Subject, e[0].Digest}, []string{d[0], d[1], inventory.Digest([]byte(d[2]))})
 	}
 	got, err := s.Document(ctx, KindIncident, "I-1")
 	must(t, err)
@@ -700,9 +758,12 @@ func testDocuments(t *testing.T, s *Store) {
 			t.Errorf("document %q: got %v, want ErrNotFound", id, err)
 		}
 	}
-	versions, err := queryAll(ctx, s.read, scanString, `SELECT body FROM documents WHERE kind = $1 AND id = $2 ORDER BY version`, KindIncident, "I-1")
+	versions, err := s.DocumentVersions(ctx, KindIncident, "I-1")
 	must(t, err)
-	wantEqual(t, "all versions", versions, []string{"one", "one again", "one at last"})
+	wantEqual(t, "all versions", string(bytes.Join(versions, []byte(","))), "one,one again,one at last")
+	if _, err := s.DocumentVersions(ctx, KindPlan, "I-2"); !errors.Is(err, inventory.ErrNotFound) {
+		t.Errorf("versions of a document nobody put: got %v, want ErrNotFound", err)
+	}
 }
 
 func testDocumentPrefix(t *testing.T, s *Store) {
@@ -807,6 +868,27 @@ func testReissues(t *testing.T, s *Store) {
 		must(t, err)
 		wantEqual(t, fmt.Sprintf("reissues %d to %d", tc.low, tc.high), got, tc.want)
 	}
+	d := Reissue{Plan: "o", Seq: 7, Format: inventory.Bundle, State: "done", SignatureID: "sig"}
+	e := Reissue{Plan: "p", Seq: 9, Format: inventory.Bundle, State: "done", SignatureID: "other"}
+	put(d)
+	put(e)
+	many := []string{"sig", "", "none", "sig"} // none of these is nobody's
+	for n := range 1200 {
+		many = append(many, fmt.Sprint("none-", n))
+	}
+	for _, tc := range []struct {
+		ids  []string
+		want []Reissue
+	}{{nil, nil}, {[]string{""}, nil}, {[]string{"none"}, nil}, {[]string{"sig"}, []Reissue{d, a}}, {many, []Reissue{d, a}}, {[]string{"sig", "other"}, []Reissue{e, d, a}}} {
+		got, err := s.ReissuesBySignature(ctx, tc.ids)
+		must(t, err)
+		wantEqual(t, "reissues by signature", got, tc.want)
+	}
+	do(t, s, func(tx *Tx) error {
+		tx.Record(journal.Draft{Action: "test"})
+		_, err := tx.exec(ctx, `DELETE FROM reissues WHERE seq > 6`)
+		return err
+	})
 	counts, err := s.ReissueCounts(ctx, "p")
 	must(t, err)
 	wantEqual(t, "counts", counts, map[string]int64{"done": 1, "failed": 1, "intended": 1})
@@ -1087,4 +1169,50 @@ func testSnapshot(t *testing.T, s *Store) {
 	}
 	close(done)
 	wg.Wait()
+}
+
+// testProofs proves every entry and every beginning of a journal, in every size
+// it had.
+func testProofs(t *testing.T, s *Store) {
+	ctx := t.Context()
+	var tree journal.Tree
+	sizes := []journal.Checkpoint{tree.Checkpoint()}
+	for n := range 20 {
+		do(t, s, func(tx *Tx) error {
+			for range n % 4 { // several at once
+				tx.Record(journal.Draft{Action: "test", Subject: fmt.Sprint(n)})
+			}
+			return nil
+		})
+	}
+	for _, e := range entriesFrom(t, s, 0) {
+		line, err := e.Marshal()
+		must(t, err)
+		must(t, tree.Add(line))
+		sizes = append(sizes, tree.Checkpoint())
+	}
+	last := int64(len(sizes) - 1)
+	for size, c := range sizes {
+		for n := range int64(size) {
+			p, err := s.JournalProof(ctx, n, int64(size))
+			must(t, err)
+			must(t, p.Check(c))
+			if size < int(last) && p.Check(sizes[last]) == nil {
+				t.Errorf("the proof of entry %d of %d passes for %d", n, size, last)
+			}
+		}
+		p, err := s.JournalConsistency(ctx, int64(size), last)
+		must(t, err)
+		must(t, p.Check(c, sizes[last]))
+	}
+	for _, at := range [][2]int64{{-1, 5}, {5, 5}, {0, 0}, {0, last + 1}, {0, -1}} {
+		if p, err := s.JournalProof(ctx, at[0], at[1]); err == nil {
+			t.Errorf("entry %d of %d: got %+v", at[0], at[1], p)
+		}
+	}
+	for _, at := range [][2]int64{{-1, 5}, {6, 5}, {1, last + 1}, {0, -1}} {
+		if p, err := s.JournalConsistency(ctx, at[0], at[1]); err == nil {
+			t.Errorf("from %d to %d: got %+v", at[0], at[1], p)
+		}
+	}
 }

@@ -96,9 +96,11 @@ func Reverify(ctx context.Context, s *store.Store, v *verify.Verifier, by journa
 }
 
 // settled reports whether no trusted root and no further key can change what
-// is known: a key's signature that verifies and carries no proof of time.
+// is known: a key's signature that verifies and carries no proof of time. What
+// the journal proves of it is not in it.
 func settled(s inventory.Signature) bool {
-	return s.Verified && s.Signer.Kind == signer.Key && len(s.Bounds) == 0
+	return s.Verified && s.Signer.Kind == signer.Key &&
+		!slices.ContainsFunc(s.Bounds, func(b inventory.Bound) bool { return b.Authority.Role != inventory.RoleJournal })
 }
 
 func (r *Reverified) add(old, now inventory.Signature, lost bool) {
@@ -168,6 +170,11 @@ func again(ctx context.Context, s *store.Store, v *verify.Verifier, old inventor
 		return old, fmt.Errorf("signature %s: its bytes are %w in the vault", old.ID, inventory.ErrNotFound)
 	}
 	out.Manifest, out.Content, out.Location, out.FirstSeen, out.Gone = old.Manifest, old.Content, old.Location, old.FirstSeen, old.Gone
+	for _, b := range old.Bounds {
+		if b.Authority.Role == inventory.RoleJournal { // no copy of the signature has these
+			out.Bounds = append(out.Bounds, b)
+		}
+	}
 	return *out, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,10 +23,11 @@ type token struct {
 }
 
 // upperBounds judges every log entry and token of a claim. It returns the
-// bounds, the times that are proven, and, when logs in the trusted root were
-// asked and none confirms the signature, why.
-func (v *Verifier) upperBounds(c *claim, by key) (bounds []inventory.Bound, times []time.Time, logProblem error) {
-	logged := false
+// bounds, the times that are proven, the logs that confirm the signature without
+// saying when, where none says when, and, when logs in the trusted root were
+// asked and none confirms it, why.
+func (v *Verifier) upperBounds(c *claim, by key) (bounds []inventory.Bound, times []time.Time, timeless []string, logProblem error) {
+	logged, timed := false, false
 	for i, e := range c.entries {
 		if i == maxEntries {
 			bounds = append(bounds, unread(inventory.RoleLog, "log entries", len(c.entries), maxEntries))
@@ -33,6 +35,9 @@ func (v *Verifier) upperBounds(c *claim, by key) (bounds []inventory.Bound, time
 		}
 		known, err := v.checkEntry(c, e, by)
 		logged = logged || err == nil
+		if err == nil && !slices.Contains(timeless, e.log) {
+			timeless = append(timeless, e.log)
+		}
 		if err != nil && known && logProblem == nil {
 			logProblem = err
 		}
@@ -48,7 +53,7 @@ func (v *Verifier) upperBounds(c *claim, by key) (bounds []inventory.Bound, time
 			b.Why = err.Error()
 			bounds = append(bounds, b)
 		case err == nil && e.time != 0:
-			b.Verified = true
+			b.Verified, timed = true, true
 			bounds = append(bounds, b)
 			times = append(times, time.Unix(e.time, 0))
 		}
@@ -67,12 +72,22 @@ func (v *Verifier) upperBounds(c *claim, by key) (bounds []inventory.Bound, time
 	if logged {
 		logProblem = nil
 	}
-	return bounds, times, logProblem
+	if timed {
+		timeless = nil
+	}
+	return bounds, times, timeless, logProblem
 }
 
 func unread(r inventory.Role, what string, have, read int) inventory.Bound {
 	return inventory.Bound{Side: inventory.Upper, Authority: inventory.Authority{Role: r},
 		Why: fmt.Sprintf("it carries %d %s: only the first %d were read", have, what, read)}
+}
+
+// Timestamp judges an RFC 3161 token (the DER of a TimeStampResp) over some
+// bytes: the upper bound it returns is verified exactly when a timestamp
+// authority of the trusted root made the token over them.
+func (v *Verifier) Timestamp(der, over []byte) inventory.Bound {
+	return v.stamped(token{der: der, over: over})
 }
 
 // stamped judges one RFC 3161 token (a TimeStampResp, RFC 3161 section 2.4.2).

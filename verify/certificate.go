@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/certificate-transparency-go/x509util"
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
@@ -125,6 +126,7 @@ func parseChain(text []byte) []*x509.Certificate {
 // certificate timestamp of a log in the root. The lower bound it returns is
 // verified exactly when both hold. The signature requires every CA of the
 // chain, the issuer first: whoever holds the key of one can forge all below.
+// Where one CT log alone vouches for the certificate it requires that, too.
 func (v *Verifier) issuance(c *claim, times []time.Time, upper []inventory.Bound) (inventory.Bound, []inventory.Authority, error) {
 	b := inventory.Bound{Side: inventory.Lower, Time: moment(c.leaf.NotBefore), Authority: inventory.Authority{Role: inventory.RoleCA}}
 	if v.root == nil {
@@ -132,13 +134,14 @@ func (v *Verifier) issuance(c *claim, times []time.Time, upper []inventory.Bound
 		return b, nil, errors.New(noRoot)
 	}
 	chain, err := v.root.chain(c, times, upper)
+	var cas []*x509.Certificate
 	if len(chain) < 2 {
-		chain = v.root.issuersOf(c.leaf)
+		cas = v.root.issuersOf(c.leaf)
 	} else {
-		chain = chain[1:]
+		cas = chain[1:]
 	}
 	var requires []inventory.Authority
-	for _, ca := range chain {
+	for _, ca := range cas {
 		requires = append(requires, inventory.Authority{Role: inventory.RoleCA, ID: fingerprintOf(ca)})
 	}
 	if len(requires) > 0 {
@@ -148,8 +151,40 @@ func (v *Verifier) issuance(c *claim, times []time.Time, upper []inventory.Bound
 		b.Why = err.Error()
 		return b, requires, err
 	}
+	if logs := v.root.certifiedBy(chain); len(logs) == 1 {
+		requires = append(requires, inventory.Authority{Role: inventory.RoleCT, ID: logs[0]})
+	}
 	b.Verified = true
 	return b, requires, nil
+}
+
+// certifiedBy returns the CT logs of the trusted root of which a certificate
+// timestamp in the first certificate of the chain verifies, in order.
+func (m *material) certifiedBy(chain []*x509.Certificate) []string {
+	var named, logs []string
+	_ = guard(func() error { // it was read before
+		scts, err := x509util.ParseSCTsFromCertificate(chain[0].Raw)
+		for _, s := range scts {
+			if id := hex.EncodeToString(s.LogID.KeyID[:]); m.ct[id] != nil && !slices.Contains(named, id) {
+				named = append(named, id)
+			}
+		}
+		return err
+	})
+	if len(named) == 1 {
+		return named // it is the one that verified
+	}
+	slices.Sort(named)
+	for _, id := range named {
+		alone := *m
+		alone.ct = map[string]*root.TransparencyLog{id: m.ct[id]}
+		if guard(func() error {
+			return sgverify.VerifySignedCertificateTimestamp([][]*x509.Certificate{chain}, 1, &alone)
+		}) == nil {
+			logs = append(logs, id)
+		}
+	}
+	return logs
 }
 
 // chain finds the chain of a claim's certificate, leaf first, even when

@@ -1,11 +1,14 @@
 package verify
 
 import (
+	"crypto/ecdsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/json"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +16,7 @@ import (
 	"github.com/sigstore/cosign/v2/pkg/oci/static"
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
+	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"google.golang.org/protobuf/proto"
 
@@ -157,7 +161,7 @@ func TestIntermediates(t *testing.T) {
 		for name, verify := range chained(t, w, w.ca) {
 			s := verify(verifier(t, w))
 			wantVerified(t, s)
-			if !reflect.DeepEqual(s.Requires, []inventory.Authority{ca(w.ca), ca(anchor.ca)}) {
+			if !reflect.DeepEqual(s.Requires, []inventory.Authority{ca(w.ca), ca(anchor.ca), w.ct()}) {
 				t.Errorf("%s: requires %v", name, s.Requires)
 			}
 			if s.Certificate.CA != "" {
@@ -175,7 +179,7 @@ func TestIntermediates(t *testing.T) {
 		for name, verify := range chained(t, below, below.ca, w.ca) {
 			s := verify(verifier(t, below))
 			wantVerified(t, s)
-			if !reflect.DeepEqual(s.Requires, []inventory.Authority{ca(below.ca), ca(w.ca), ca(anchor.ca)}) {
+			if !reflect.DeepEqual(s.Requires, []inventory.Authority{ca(below.ca), ca(w.ca), ca(anchor.ca), below.ct()}) {
 				t.Errorf("%s: requires %v", name, s.Requires)
 			}
 		}
@@ -205,7 +209,7 @@ func TestIntermediates(t *testing.T) {
 		for name, verify := range chained(t, w) {
 			s := verify(verifier(t, &full))
 			wantVerified(t, s)
-			if s.Certificate.CA != fingerprintOf(w.ca) || !reflect.DeepEqual(s.Requires, []inventory.Authority{ca(w.ca), ca(anchor.ca)}) {
+			if s.Certificate.CA != fingerprintOf(w.ca) || !reflect.DeepEqual(s.Requires, []inventory.Authority{ca(w.ca), ca(anchor.ca), w.ct()}) {
 				t.Errorf("%s: CA %s, requires %v", name, s.Certificate.CA, s.Requires)
 			}
 		}
@@ -314,4 +318,88 @@ func FuzzCertificate(f *testing.F) {
 			t.Errorf("%+v, %v, %v", b, requires, err)
 		}
 	})
+}
+
+// TestRequiredLogs is about logs without which a keyless signature does not
+// verify: the one that alone has its certificate, and the one that alone has the
+// signature and gives it no time.
+func TestRequiredLogs(t *testing.T) {
+	t.Parallel()
+	other, foreign := newECDSA(t), newECDSA(t)
+	required := func(t *testing.T, w *world, prove func(*protobundle.Bundle, *x509.Certificate), role inventory.Role) []inventory.Authority {
+		b, cert := keylessBundle(t, w, true)
+		prove(b, cert)
+		s := verifier(t, w).Stored(subject(), inventory.Bundle, nil, raw(t, b))
+		wantVerified(t, s)
+		if s.Requires[0].Role != inventory.RoleCA || s.Requires[0].ID != s.Certificate.CA {
+			t.Errorf("the issuer does not come first: %v", s.Requires)
+		}
+		return slices.DeleteFunc(s.Requires, func(a inventory.Authority) bool { return a.Role != role })
+	}
+	for _, tc := range []struct {
+		name     string
+		more     bool                               // the other log is in the trusted root, too
+		of       func(w *world) []*ecdsa.PrivateKey // logs the certificate carries timestamps of
+		forged   *ecdsa.PrivateKey                  // whose timestamp is another's
+		required func(w *world) []*ecdsa.PrivateKey // nil: none alone
+	}{
+		{"one", true, func(w *world) []*ecdsa.PrivateKey { return []*ecdsa.PrivateKey{w.ctKey} }, nil, func(w *world) []*ecdsa.PrivateKey { return []*ecdsa.PrivateKey{w.ctKey} }},
+		{"the same twice", true, func(w *world) []*ecdsa.PrivateKey { return []*ecdsa.PrivateKey{w.ctKey, w.ctKey} }, nil, func(w *world) []*ecdsa.PrivateKey { return []*ecdsa.PrivateKey{w.ctKey} }},
+		{"two", true, func(w *world) []*ecdsa.PrivateKey { return []*ecdsa.PrivateKey{w.ctKey, other} }, nil, func(*world) []*ecdsa.PrivateKey { return nil }},
+		{"two, one not trusted", false, func(w *world) []*ecdsa.PrivateKey { return []*ecdsa.PrivateKey{foreign, w.ctKey} }, nil, func(w *world) []*ecdsa.PrivateKey { return []*ecdsa.PrivateKey{w.ctKey} }},
+		{"two, one forged", true, func(w *world) []*ecdsa.PrivateKey { return []*ecdsa.PrivateKey{w.ctKey, other} }, other,
+			func(w *world) []*ecdsa.PrivateKey { return []*ecdsa.PrivateKey{w.ctKey} }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWorld(t)
+			if tc.more {
+				w.ctMore = []*ecdsa.PrivateKey{other}
+			}
+			w.logged = tc.of(w)
+			w.forged = tc.forged
+			var want []inventory.Authority
+			for _, k := range tc.required(w) {
+				want = append(want, inventory.Authority{Role: inventory.RoleCT, ID: ctID(k)})
+			}
+			got := required(t, w, func(b *protobundle.Bundle, cert *x509.Certificate) { w.prove(t, b, certPEM(cert), time.Now()) }, inventory.RoleCT)
+			if !slices.Equal(got, want) {
+				t.Errorf("requires %v, want %v", got, want)
+			}
+		})
+	}
+
+	entry := func(w *world, b *protobundle.Bundle, cert *x509.Certificate) *protorekor.TransparencyLogEntry {
+		return logV2(t, w, dsse002Body(b.GetDsseEnvelope().GetPayload(), sigOf(b), `"x509Certificate":{"rawBytes":"`+b64(cert.Raw)+`"}`))
+	}
+	for _, tc := range []struct {
+		name string
+		logs int // without a time
+		set  bool
+		want bool
+	}{{"no log", 0, false, false}, {"one without a time", 1, false, true}, {"two without a time", 2, false, false}, {"one beside one with a time", 1, true, false}, {"one with a time", 0, true, false}} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWorld(t)
+			logs := maps.Clone(w.RekorLogs())
+			var want []inventory.Authority
+			got := required(t, w, func(b *protobundle.Bundle, cert *x509.Certificate) {
+				if tc.set {
+					w.prove(t, b, certPEM(cert), time.Now())
+				} else {
+					w.stamp(t, b)
+				}
+				for range tc.logs {
+					e := entry(w, b, cert)
+					maps.Copy(logs, w.logs)
+					b.VerificationMaterial.TlogEntries = append(b.VerificationMaterial.TlogEntries, e)
+					if tc.want {
+						want = []inventory.Authority{{Role: inventory.RoleLog, ID: hexOf(e.GetLogId().GetKeyId())}}
+					}
+				}
+				w.logs = logs
+			}, inventory.RoleLog)
+			if !slices.Equal(got, want) {
+				t.Errorf("requires %v, want %v", got, want)
+			}
+		})
+	}
 }

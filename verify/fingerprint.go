@@ -16,7 +16,7 @@ import (
 // judgement is the version of what this package makes of the same bytes under
 // the same trust. It is raised when that changes, so that what was verified
 // before is verified again.
-const judgement = "reseal.judgement/v2"
+const judgement = "reseal.judgement/v3"
 
 // Fingerprint returns "sha256:<hex>" of everything that is trusted. Verifiers
 // of the same keys, authorities and periods of validity have the same one, in

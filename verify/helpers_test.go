@@ -79,6 +79,9 @@ type world struct {
 	ctKey   *ecdsa.PrivateKey
 	anchors []root.CertificateAuthority // nil: ca itself
 	logs    map[string]*root.TransparencyLog
+	ctMore  []*ecdsa.PrivateKey // other CT logs of the root
+	forged  *ecdsa.PrivateKey   // CT log whose timestamps another signs
+	logged  []*ecdsa.PrivateKey // CT logs that certificates carry timestamps of; nil: ctKey alone
 }
 
 func newWorld(t testing.TB) *world {
@@ -132,11 +135,25 @@ func (w *world) FulcioCertificateAuthorities() []root.CertificateAuthority {
 }
 
 func (w *world) CTLogs() map[string]*root.TransparencyLog {
-	id, err := signer.OfKey(w.ctKey.Public())
-	if err != nil {
-		return nil
+	out := map[string]*root.TransparencyLog{}
+	for _, k := range append([]*ecdsa.PrivateKey{w.ctKey}, w.ctMore...) {
+		out[ctID(k)] = &root.TransparencyLog{PublicKey: k.Public(), HashFunc: crypto.SHA256}
 	}
-	return map[string]*root.TransparencyLog{id.Subject: {PublicKey: w.ctKey.Public(), HashFunc: crypto.SHA256}}
+	return out
+}
+
+// ctID is the ID of a CT log.
+func ctID(k *ecdsa.PrivateKey) string {
+	id, err := signer.OfKey(k.Public())
+	if err != nil {
+		panic(err)
+	}
+	return id.Subject
+}
+
+// ct is the CT log that certificates of the world rest on.
+func (w *world) ct() inventory.Authority {
+	return inventory.Authority{Role: inventory.RoleCT, ID: ctID(w.ctKey)}
 }
 
 // issue returns a code signing certificate, with a certificate timestamp when
@@ -156,20 +173,31 @@ func (w *world) issue(t testing.TB, pub crypto.PublicKey, logged bool, extra ...
 	if !logged {
 		return cert
 	}
-	logID := sha256.Sum256(must(x509.MarshalPKIXPublicKey(w.ctKey.Public()))(t))
-	sct := ct.SignedCertificateTimestamp{SCTVersion: ct.V1, LogID: ct.LogID{KeyID: logID}, Timestamp: uint64(time.Now().UnixMilli())}
-	input := must(ct.SerializeSCTSignatureInput(sct, ct.LogEntry{Leaf: ct.MerkleTreeLeaf{
-		Version: ct.V1, LeafType: ct.TimestampedEntryLeafType,
-		TimestampedEntry: &ct.TimestampedEntry{
-			Timestamp: sct.Timestamp, EntryType: ct.PrecertLogEntryType,
-			PrecertEntry: &ct.PreCert{
-				IssuerKeyHash:  sha256.Sum256(w.ca.RawSubjectPublicKeyInfo),
-				TBSCertificate: cert.RawTBSCertificate,
+	logs := w.logged
+	if logs == nil {
+		logs = []*ecdsa.PrivateKey{w.ctKey}
+	}
+	var scts []*ct.SignedCertificateTimestamp
+	for _, k := range logs {
+		logID := sha256.Sum256(must(x509.MarshalPKIXPublicKey(k.Public()))(t))
+		sct := ct.SignedCertificateTimestamp{SCTVersion: ct.V1, LogID: ct.LogID{KeyID: logID}, Timestamp: uint64(time.Now().UnixMilli())}
+		input := must(ct.SerializeSCTSignatureInput(sct, ct.LogEntry{Leaf: ct.MerkleTreeLeaf{
+			Version: ct.V1, LeafType: ct.TimestampedEntryLeafType,
+			TimestampedEntry: &ct.TimestampedEntry{
+				Timestamp: sct.Timestamp, EntryType: ct.PrecertLogEntryType,
+				PrecertEntry: &ct.PreCert{
+					IssuerKeyHash:  sha256.Sum256(w.ca.RawSubjectPublicKeyInfo),
+					TBSCertificate: cert.RawTBSCertificate,
+				},
 			},
-		},
-	}}))(t)
-	sct.Signature = ct.DigitallySigned(must(cttls.CreateSignature(*w.ctKey, cttls.SHA256, input))(t))
-	list := must(x509util.MarshalSCTsIntoSCTList([]*ct.SignedCertificateTimestamp{&sct}))(t)
+		}}))(t)
+		if k == w.forged {
+			k = newECDSA(t)
+		}
+		sct.Signature = ct.DigitallySigned(must(cttls.CreateSignature(*k, cttls.SHA256, input))(t))
+		scts = append(scts, &sct)
+	}
+	list := must(x509util.MarshalSCTsIntoSCTList(scts))(t)
 	value := must(asn1.Marshal(must(cttls.Marshal(*list))(t)))(t)
 	tmpl.ExtraExtensions = append(tmpl.ExtraExtensions,
 		pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2}, Value: value})

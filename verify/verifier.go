@@ -163,11 +163,16 @@ func (v *Verifier) judge(c *claim, out *inventory.Signature) {
 		}
 	}
 
-	bounds, times, logProblem := v.upperBounds(c, by)
+	bounds, times, timeless, logProblem := v.upperBounds(c, by)
 	out.Bounds = append(out.Bounds, bounds...)
 	if c.leaf != nil {
 		lower, requires, err := v.issuance(c, times, bounds)
 		out.Bounds = append(out.Bounds, lower)
+		if err == nil && len(timeless) == 1 {
+			// Consumers demand a log entry. That of a log that gives no time, as of
+			// Rekor v2, is in no bound.
+			requires = append(requires, inventory.Authority{Role: inventory.RoleLog, ID: timeless[0]})
+		}
 		out.Requires = requires
 		if v.root != nil && len(requires) > 0 && v.root.held[requires[0].ID] {
 			out.Certificate.CA = requires[0].ID

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -163,7 +164,7 @@ func TestLegacyKeyless(t *testing.T) {
 	wantBounds(t, s, "log upper verified", "ca lower verified")
 	want := signer.Identity{Kind: signer.Keyless, Issuer: testOIDC, Subject: testSAN}
 	authority := inventory.Authority{Role: inventory.RoleCA, ID: fingerprintOf(w.ca)}
-	if s.Signer != want || len(s.Requires) != 1 || s.Requires[0] != authority {
+	if s.Signer != want || !slices.Equal(s.Requires, []inventory.Authority{authority, w.ct()}) {
 		t.Errorf("%+v", s)
 	}
 

@@ -77,10 +77,11 @@ var errNoLegacyRekorV2 = errors.New("only bundles carry Rekor v2 entries")
 // concurrent use: writers to one digest take turns, because the tags of legacy
 // signatures are read, extended and written back.
 type Actor struct {
-	world *World
-	name  string
-	key   *signingKey
-	alg   signature.AlgorithmDetails
+	world     *World
+	name      string
+	key       *signingKey
+	alg       signature.AlgorithmDetails
+	principal *Principal // of a keyless actor, who signs bundles only
 }
 
 // NewActor makes an actor with a new P-256 key, held in memory. The name is
@@ -95,6 +96,17 @@ func (w *World) NewActor(name string) (*Actor, error) {
 		return nil, fmt.Errorf("sandbox: actor %q: %w", name, err)
 	}
 	return &Actor{world: w, name: name, key: key, alg: alg}, nil
+}
+
+// NewIdentity makes a keyless actor: for every signature the sandbox's CA issues
+// it a certificate that names the principal. It signs bundles only.
+func (w *World) NewIdentity(name string, p Principal) (*Actor, error) {
+	a, err := w.NewActor(name)
+	if err != nil {
+		return nil, err
+	}
+	a.principal = &p
+	return a, nil
 }
 
 // Name is what the actor is called.
@@ -195,6 +207,9 @@ func (a *Actor) AttestLegacy(ctx context.Context, ref name.Digest, predicateType
 		if proofs&RekorV2 != 0 {
 			return errNoLegacyRekorV2
 		}
+		if a.principal != nil {
+			return errKeyless
+		}
 		// cosign's legacy attestations are v0.1 statements naming the repository.
 		statement, err := makeStatement("https://in-toto.io/Statement/v0.1", ref.Context().Name(), ref, predicateType, predicate)
 		if err != nil {
@@ -260,6 +275,9 @@ func (a *Actor) SignBlob(ctx context.Context, content []byte, proofs Proof) ([]b
 // options asks for the proofs that a bundle is to carry.
 func (a *Actor) options(ctx context.Context, proofs Proof) sign.BundleOptions {
 	opts := sign.BundleOptions{Context: ctx}
+	if a.principal != nil {
+		opts.CertificateProvider = issuer{a}
+	}
 	for _, log := range []Proof{RekorV1, RekorV2} {
 		if proofs&log != 0 {
 			opts.TransparencyLogs = append(opts.TransparencyLogs, a.world.transparency[log])
@@ -270,6 +288,20 @@ func (a *Actor) options(ctx context.Context, proofs Proof) sign.BundleOptions {
 	}
 	return opts
 }
+
+// issuer gives a keyless actor its certificates, in sigstore-go's terms.
+type issuer struct{ a *Actor }
+
+// GetCertificate implements sign.CertificateProvider.
+func (i issuer) GetCertificate(ctx context.Context, _ sign.Keypair, _ *sign.CertificateProviderOptions) ([]byte, error) {
+	cert, err := i.a.world.authority.issue(ctx, *i.a.principal, i.a.key.Public())
+	if err != nil {
+		return nil, err
+	}
+	return cert.Raw, nil
+}
+
+var errKeyless = errors.New("a keyless actor signs bundles only")
 
 // SignBundleForged attaches a bundle to the digest as a thief would back-date
 // it: with an RFC 3161 token of a timestamp authority of the thief's own,
@@ -313,6 +345,9 @@ func (a *Actor) wrap(act string, ref name.Digest, do func() error) error {
 // simpleSign makes a simple signing payload that names ref, and its
 // signature.
 func (a *Actor) simpleSign(ctx context.Context, ref name.Digest) (body, sig []byte, err error) {
+	if a.principal != nil {
+		return nil, nil, errKeyless
+	}
 	body, err = payload.Cosign{Image: ref}.MarshalJSON()
 	if err != nil {
 		return nil, nil, fmt.Errorf("making payload: %w", err)

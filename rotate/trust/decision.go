@@ -2,10 +2,8 @@ package trust
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/reseal/reseal/inventory"
@@ -31,48 +29,104 @@ func Compare(a, b Decision) int {
 	return cmp.Compare(slices.Index(Decisions(), a), slices.Index(Decisions(), b))
 }
 
-// Voucher is a policy that lets one signer's claim prove an artifact good. It
-// counts only when a quorum approved the plan that lists it.
-type Voucher struct {
-	Signer        signer.Identity   `json:"signer"`
-	PredicateType string            `json:"predicate_type"`
-	Repositories  []string          `json:"repositories,omitempty"` // empty: any
-	Content       map[string]string `json:"content,omitempty"`      // dotted path in the predicate → required value
+// Policy is what Decide goes by, all of it part of the approved plan or of the
+// inventory the plan was made from.
+type Policy struct {
+	Incidents []Incident // see Compiled
+	Skew      time.Duration
+	Primary   string            // ID of the incident whose signatures are to be replaced: only their own proven ones count
+	Successor signer.Identity   // the new signer: only its signatures cover, because anchors will name it alone
+	Keep      bool              // there is no successor: the signer stays trusted, and only its window is denied
+	Vouchers  []Voucher         // see Voucher
+	Rogue     map[string]string // digest → why it is known to be bad
+	Homes     []string          // repositories that the plan itself names as the organisation's own
+	// Trusted reports whether the successor may take over what a signer said:
+	// verifiers are or were meant to accept that one, where they will accept the
+	// successor. An incident about an issuer or an authority is about everybody's
+	// signatures; those of others concern no plan. What a signer made that the
+	// primary incident names concerns the plan in any case, and proves nothing
+	// unless it is one of those. nil: nobody knows, so that everybody's concern the
+	// plan and only those of signers that the primary incident names prove anything.
+	Trusted func(signer.Identity) bool
+	// Unexplained reports whether a declared complete source covers a signature
+	// and does not explain it. nil: unknown of all.
+	Unexplained func(inventory.Signature) bool
+	// Payload returns the signed payload of a signature, for a voucher's
+	// content rule.
+	Payload func(inventory.Signature) ([]byte, error)
+	// Listed reports whether the list of a voucher holds a digest.
+	Listed func(v Voucher, digest string) bool
+	// Runs returns the authenticated records of completed CI runs that made a
+	// digest.
+	Runs func(digest string) []inventory.Record
+	// Void says why a voucher does not count although it is approved, or "":
+	// its signer vouched for what is known to be rogue.
+	Void func(v Voucher) string
 }
 
-// Check refuses a voucher that would vouch for anything.
-func (v Voucher) Check() error {
-	switch {
-	case v.Signer.Kind != signer.Key && v.Signer.Kind != signer.Keyless:
-		return fmt.Errorf("voucher: no signer is named")
-	case v.PredicateType == "":
-		return fmt.Errorf("voucher %s: no predicate type is named", v.Signer.ID())
-	case v.PredicateType == inventory.SignPredicate:
-		return fmt.Errorf("voucher %s: an image signature says nothing about how the image was made; name an attestation's predicate type", v.Signer.ID())
+// primary returns the incident whose signatures are to be replaced.
+func (p *Policy) primary() *Incident {
+	for n := range p.Incidents {
+		if p.Incidents[n].ID == p.Primary {
+			return &p.Incidents[n]
+		}
 	}
 	return nil
 }
 
-// Policy is what Decide goes by, all of it part of the approved plan or of the
-// inventory the plan was made from.
-type Policy struct {
-	Incidents   []Incident
-	Skew        time.Duration
-	Replaced    []signer.Identity // whose signatures are to be replaced: only their own proven ones count
-	Successor   signer.Identity   // the new signer: only its signatures cover, because anchors will name it alone
-	Vouchers    []Voucher         // see Voucher
-	Rogue       map[string]string // digest → why it is known to be bad
-	Homes       []string          // repositories that the plan itself names as the organisation's own
-	Unexplained map[string]bool   // signature IDs that a complete source does not explain; absent: unknown
-	// Payload returns the signed payload of a signature, for a voucher's
-	// content rule.
-	Payload func(inventory.Signature) ([]byte, error)
-}
+// Replaces reports whether a signature is of those that a plan replaces: the
+// primary incident is about its signer, or takes from it what consumers demand.
+func (p Policy) Replaces(s inventory.Signature) bool { return p.examine(s).Replaced }
 
 // Judged is a signature with its judgement.
 type Judged struct {
 	inventory.Signature
 	Judgement
+	Replaced bool // the plan replaces it
+
+	bare    bool // all its log entries and timestamps are lost to incidents
+	linked  bool // it is of those that the plan could replace, whatever other incidents there are
+	trusted bool // the successor may take over what its signer said
+}
+
+// examine judges a signature and says what the plan has to do with it.
+func (p *Policy) examine(s inventory.Signature) Judged {
+	j := Judged{Signature: s, Judgement: Judge(s, p.Incidents, p.Skew), bare: stripped(&s, p.Incidents)}
+	primary := p.primary()
+	if !s.Verified || primary == nil {
+		return j
+	}
+	how := primary.linked(&s)
+	if how == unlinked {
+		return j
+	}
+	// An identity can be named that no verifier ever accepted: the thief's own.
+	if p.Trusted == nil {
+		j.trusted, j.linked = how == bySigner, true
+	} else {
+		j.trusted = p.Trusted(s.Signer)
+		j.linked = how == bySigner || j.trusted
+	}
+	j.Replaced = j.linked && primary.concerns(&s, j.bare)
+	return j
+}
+
+// proves reports whether the signature proves its statement good: it was made
+// outside every window, or nothing of it but the witnesses of its time is lost.
+// What another signer said, however well proven, was never the word of those
+// that are replaced.
+//
+// What it asks of the plan must not depend on incidents other than the primary:
+// else declaring one more could make a decision more trusting.
+func (j *Judged) proves(skew time.Duration) bool {
+	if !j.linked || !j.trusted {
+		return false
+	}
+	if j.Verdict == Unaffected {
+		_, _, contradict := contradiction(&j.Signature, skew)
+		return !contradict
+	}
+	return j.Verdict.Proven()
 }
 
 // Outcome is a decision, the reason, and what follows from it.
@@ -80,6 +134,7 @@ type Outcome struct {
 	Decision   Decision
 	Reason     string
 	Formats    []inventory.Format // what to re-sign in, for Resign
+	Vouched    []int              // where no signature proves it good: every one of Policy.Vouchers that does
 	Signatures []Judged
 }
 
@@ -91,48 +146,252 @@ type Outcome struct {
 // A statement that none of the replaced signers verifiably made is no concern of
 // a plan: ok is false.
 func Decide(st inventory.Statement, beside []inventory.Statement, p Policy) (out Outcome, ok bool) {
-	touched := false
-	for _, s := range st.Signatures {
-		j := Judge(s, p.Incidents, p.Skew)
-		out.Signatures = append(out.Signatures, Judged{s, j})
-		touched = touched || s.Verified && slices.Contains(p.Replaced, s.Signer) && Touched(s, p.Incidents)
+	q := p.ask(st, beside)
+	if !q.isRogue && !q.touched {
+		return Outcome{Signatures: q.sigs}, false
 	}
-	rogue, isRogue := p.Rogue[st.Artifact.Digest]
-	if !isRogue && !touched {
-		return out, false
-	}
-	out.Decision, out.Reason, out.Formats = p.decide(st, beside, out.Signatures, rogue, isRogue)
-	return out, true
+	return q.decide(nil), true
 }
 
-func (p Policy) decide(st inventory.Statement, beside []inventory.Statement, sigs []Judged, rogue string, isRogue bool) (Decision, string, []inventory.Format) {
-	if isRogue {
-		return Deny, "marked rogue: " + rogue, nil
+// question is one statement under a policy.
+type question struct {
+	*Policy
+	st      inventory.Statement
+	beside  []inventory.Statement
+	sigs    []Judged
+	touched bool // the plan replaces a signature of it
+	rogue   string
+	isRogue bool
+
+	missing   []inventory.Format // see uncovered
+	elsewhere string
+}
+
+func (p *Policy) ask(st inventory.Statement, beside []inventory.Statement) *question {
+	q := &question{Policy: p, st: st, beside: beside, sigs: make([]Judged, 0, len(st.Signatures))}
+	for _, s := range st.Signatures {
+		j := p.examine(s)
+		q.touched = q.touched || j.Replaced
+		q.sigs = append(q.sigs, j)
 	}
-	missing, elsewhere := p.uncovered(sigs)
-	if len(missing) == 0 && elsewhere == "" {
-		return None, "covered by the new signer in every format it was consumed in", nil
+	q.rogue, q.isRogue = p.Rogue[st.Artifact.Digest]
+	q.missing, q.elsewhere = q.uncovered()
+	return q
+}
+
+// rule is one step of a decision. try returns what it decides, if it matches;
+// miss says why it does not.
+type rule struct {
+	name string
+	try  func(*question) (Outcome, bool)
+	miss func(*question) string
+}
+
+// rules are tried in this order. What none of them decides is held.
+var rules = []rule{
+	{"marked rogue", (*question).denied, func(*question) string { return "no incident marks the digest rogue" }},
+	{"covered", (*question).covered, (*question).whyUncovered},
+	{"proven or vouched", (*question).proven, (*question).whyUnproven},
+	{"unexplained", (*question).unexplained, (*question).whyNotUnexplained},
+}
+
+// decide walks the rules, and takes down what each found if trace is not nil.
+func (q *question) decide(trace *[]RuleTrace) Outcome {
+	note := func(name string, matched bool, why string) {
+		*trace = append(*trace, RuleTrace{Rule: name, Matched: matched, Why: why})
 	}
-	for _, s := range sigs {
-		if s.Contradiction {
-			return Hold, s.Reason, nil
+	for n := range rules {
+		r := &rules[n]
+		out, matched := r.try(q)
+		if trace != nil {
+			why := out.Reason
+			if !matched {
+				why = r.miss(q)
+			}
+			note(r.name, matched, why)
+		}
+		if matched {
+			out.Signatures = q.sigs
+			return out
 		}
 	}
-	if reason, good := p.good(st, beside, sigs); good {
-		if elsewhere != "" {
-			return Hold, fmt.Sprintf("%s; but it is kept as %s only, where no new signature can be put yet: sign it by hand", reason, elsewhere), nil
-		}
-		if inventory.IsProvenance(st.PredicateType()) {
-			return Hold, "provenance is its builder's word and is never re-asserted by another signer: keep the old attestation, " + reason, nil
-		}
-		return Resign, reason, missing
-	} else if reason != "" {
-		return Hold, reason, nil
+	out := Outcome{Decision: Hold, Reason: q.whyHeld(), Signatures: q.sigs}
+	if trace != nil {
+		note("held", true, out.Reason)
 	}
-	if p.allUnexplained(beside) {
-		return Deny, "every signature on the artifact is unexplained: no record of ours accounts for any", nil
+	return out
+}
+
+func (q *question) denied() (Outcome, bool) {
+	if !q.isRogue {
+		return Outcome{}, false
 	}
-	return Hold, worstReason(sigs), nil
+	return Outcome{Decision: Deny, Reason: "marked rogue: " + q.rogue}, true
+}
+
+func (q *question) covered() (Outcome, bool) {
+	if q.Keep || len(q.missing) > 0 || q.elsewhere != "" {
+		return Outcome{}, false
+	}
+	reason := "covered by the new signer in every format it was consumed in"
+	if !q.covers(inventory.Legacy, inventory.LegacyAtt, inventory.Bundle) {
+		reason = "still covered by a signature of a trusted signer that stands outside every incident"
+	}
+	return Outcome{Decision: None, Reason: reason}, true
+}
+
+func (q *question) whyUncovered() string {
+	switch {
+	case q.Keep:
+		return "there is no new signer that could cover it"
+	case len(q.missing) > 0:
+		return fmt.Sprintf("the new signer has no signature outside every incident as %v", q.missing)
+	default:
+		return "the new signer has none, and it is kept as " + q.elsewhere
+	}
+}
+
+// proven is about what something outside every incident proves good.
+func (q *question) proven() (Outcome, bool) {
+	if q.contradiction() != "" {
+		return Outcome{}, false
+	}
+	proof, atHome := q.proof()
+	var vouched []int
+	if proof == "" {
+		if proof, vouched = q.vouched(); proof == "" {
+			return Outcome{}, false
+		}
+	}
+	hold := func(reason string) (Outcome, bool) { return Outcome{Decision: Hold, Reason: reason}, true }
+	switch {
+	case !atHome && !q.belongs():
+		return hold(fmt.Sprintf("%s; but nothing shows that it belongs in %s: no proven payload names that repository, no scan from before the incident saw it there, and the plan does not name the repository as a home",
+			proof, q.st.Artifact.Repository))
+	case q.Keep && len(vouched) > 0:
+		return Outcome{Decision: None, Vouched: vouched, Reason: proof + "; its signer stays trusted, so nobody else signs it: verifiers that deny the window refuse it until that signer signs it again"}, true
+	case q.Keep:
+		return Outcome{Decision: None, Reason: proof + "; its signer stays trusted, so there is nothing to sign again"}, true
+	case q.elsewhere != "":
+		return hold(fmt.Sprintf("%s; but it is kept as %s only, where no new signature can be put yet: sign it by hand", proof, q.elsewhere))
+	case inventory.IsProvenance(q.st.PredicateType()):
+		return hold("provenance is its builder's word and is never re-asserted by another signer: keep the old attestation, " + proof)
+	}
+	return Outcome{Decision: Resign, Reason: proof, Formats: q.missing, Vouched: vouched}, true
+}
+
+// proof returns what a signature proves the statement good by, and whether a
+// payload that is so proven names the repository.
+func (q *question) proof() (reason string, atHome bool) {
+	for n := range q.sigs {
+		s := &q.sigs[n]
+		if !s.proves(q.Skew) {
+			continue
+		}
+		if s.Names == q.st.Artifact.Repository {
+			return s.proofReason(), true
+		}
+		if reason == "" {
+			reason = s.proofReason()
+		}
+	}
+	return reason, false
+}
+
+func (j *Judged) proofReason() string {
+	if j.Verdict != Unaffected {
+		return j.Reason
+	}
+	return "still verifies as a signature by " + j.Signer.ID() + " without anything that is in an incident"
+}
+
+// belongs reports whether something else than a proven payload shows that the
+// statement belongs where it is.
+func (q *question) belongs() bool {
+	return slices.Contains(q.Homes, q.st.Artifact.Repository) || q.heldBefore()
+}
+
+func (q *question) whyUnproven() string {
+	if why := q.contradiction(); why != "" {
+		return why
+	}
+	why := "no signature of those that the plan replaces is proven to be made outside every incident"
+	for n := range q.sigs {
+		if s := &q.sigs[n]; s.linked && !s.trusted && (s.Verdict == Unaffected || s.Verdict.Proven()) {
+			why = s.Signer.ID() + " is not known to be trusted by anybody, so what it signed proves nothing"
+		}
+	}
+	if q.st.PredicateType() != inventory.SignPredicate {
+		return why + "; vouchers are about images, never about claims"
+	}
+	if len(q.Vouchers) == 0 {
+		return why + "; the plan has no voucher"
+	}
+	for n := range q.Vouchers {
+		v := &q.Vouchers[n]
+		why += "; the voucher " + v.ID() + " does not vouch for it: " + q.doubt(v)
+	}
+	return why
+}
+
+func (q *question) unexplained() (Outcome, bool) {
+	if q.explained() != "" {
+		return Outcome{}, false
+	}
+	return Outcome{Decision: Deny, Reason: "every signature on the artifact is unexplained: no record of ours accounts for any"}, true
+}
+
+// explained says why not every signature on the artifact is unexplained, or "".
+func (q *question) explained() string {
+	if q.Unexplained == nil {
+		return "no declared complete source covers its signer and time"
+	}
+	n := 0
+	for _, st := range q.beside {
+		for _, s := range st.Signatures {
+			if !q.Unexplained(s) {
+				return "not every signature on the artifact is covered by a complete source that has no record of it"
+			}
+			n++
+		}
+	}
+	if n == 0 {
+		return "it carries no signature"
+	}
+	return ""
+}
+
+func (q *question) whyNotUnexplained() string { return q.explained() }
+
+// whyHeld returns the reason of the touched signature a reader should see
+// first.
+func (q *question) whyHeld() string {
+	if why := q.contradiction(); why != "" {
+		return why
+	}
+	reason, at := "nothing proves it good", -1
+	for n := range q.sigs {
+		s := &q.sigs[n]
+		if s.linked && !s.trusted {
+			return s.Signer.ID() + " is not known to be trusted by anybody: enrol it if verifiers accepted it"
+		}
+		if s.Verdict == Unaffected || s.Verdict == Unverifiable {
+			continue
+		}
+		if r := rank(s.Verdict); at < 0 || r > at {
+			reason, at = s.Reason, r
+		}
+	}
+	return reason
+}
+
+func (q *question) contradiction() string {
+	for n := range q.sigs {
+		if q.sigs[n].Contradiction {
+			return q.sigs[n].Reason
+		}
+	}
+	return ""
 }
 
 // writable reports whether a signature like this one can be put beside it by
@@ -154,160 +413,84 @@ func keptAs(s inventory.Signature) string {
 // where it is kept when no new signature can be put in any such place. A place
 // of that kind beside others does not count: an attacker who adds one to a good
 // statement must not keep it from being re-signed.
-func (p Policy) uncovered(sigs []Judged) (missing []inventory.Format, elsewhere string) {
+func (q *question) uncovered() (missing []inventory.Format, elsewhere string) {
 	consumed := false
-	for _, s := range sigs {
-		if !s.Verified || !slices.Contains(p.Replaced, s.Signer) {
-			continue
-		}
-		if !writable(s.Signature) {
-			elsewhere = keptAs(s.Signature)
-			continue
-		}
-		consumed = true
-		if !slices.Contains(missing, s.Format) && !p.covers(sigs, s.Format) {
-			missing = append(missing, s.Format)
+	for n := range q.sigs {
+		s := &q.sigs[n]
+		switch {
+		case !s.linked:
+		case !writable(s.Signature):
+			if at := keptAs(s.Signature); elsewhere == "" || at < elsewhere {
+				elsewhere = at
+			}
+		default:
+			consumed = true
+			if s.Replaced && !slices.Contains(missing, s.Format) && !q.covers(s.Format) {
+				missing = append(missing, s.Format)
+			}
 		}
 	}
-	if consumed || p.covers(sigs, inventory.Legacy, inventory.LegacyAtt, inventory.Bundle) {
+	if consumed || q.covers(inventory.Legacy, inventory.LegacyAtt, inventory.Bundle) {
 		elsewhere = ""
 	}
 	slices.Sort(missing)
 	return missing, elsewhere
 }
 
-// Elsewhere returns where proven image signatures of the replaced signers are
-// kept besides, in places no new signature is put by re-signing, and the new
-// signer has none. What is not proven does not count: a thief could put it
-// anywhere.
-func Elsewhere(sigs []inventory.Signature, p Policy) (places []string) {
-	for _, s := range sigs {
-		if s.Gone || s.PredicateType != inventory.SignPredicate || writable(s) || slices.Contains(places, keptAs(s)) ||
-			!slices.Contains(p.Replaced, s.Signer) || !Judge(s, p.Incidents, p.Skew).Verdict.Proven() {
+// covers reports whether the new signer's signature, outside every incident, is
+// there in one of the formats.
+func (q *question) covers(formats ...inventory.Format) bool {
+	for n := range q.sigs {
+		if o := &q.sigs[n]; o.Signer == q.Successor && o.stands() && o.Location == "" && slices.Contains(formats, o.Format) {
+			return true
+		}
+	}
+	return false
+}
+
+// stands reports whether consumers still accept the signature with everything
+// in an incident removed.
+func (j *Judged) stands() bool { return j.Verdict == Unaffected && !j.Rests && !j.Gone }
+
+// heldBefore reports whether our own inventory saw a signature of the replaced
+// signers here before every incident about any signature of the statement
+// began. That the artifact was here proves nothing: anybody may have put it
+// there unsigned.
+func (q *question) heldBefore() bool {
+	for n := range q.Incidents {
+		i := &q.Incidents[n]
+		if !slices.ContainsFunc(q.sigs, func(s Judged) bool { return i.concerns(&s.Signature, s.bare) }) {
 			continue
 		}
-		if !slices.ContainsFunc(sigs, func(o inventory.Signature) bool {
-			return !o.Gone && keptAs(o) == keptAs(s) && o.Signer == p.Successor && Judge(o, p.Incidents, p.Skew).Verdict == Unaffected
+		if i.From == nil || !slices.ContainsFunc(q.sigs, func(s Judged) bool {
+			return s.linked && s.trusted && !s.FirstSeen.IsZero() && s.FirstSeen.Before(i.From.Add(-q.Skew))
 		}) {
-			places = append(places, keptAs(s))
+			return false
+		}
+	}
+	return true
+}
+
+// Elsewhere returns where proven image signatures that a plan replaces are kept
+// besides, in places no new signature is put by re-signing, and the new signer
+// has none. What is not proven does not count: a thief could put it anywhere.
+func Elsewhere(sigs []inventory.Signature, p Policy) (places []string) {
+	var all []Judged
+	for _, s := range sigs {
+		all = append(all, p.examine(s))
+	}
+	for n := range all {
+		s := &all[n]
+		at := keptAs(s.Signature)
+		if s.Gone || s.PredicateType != inventory.SignPredicate || writable(s.Signature) || slices.Contains(places, at) ||
+			!s.Replaced || !s.proves(p.Skew) {
+			continue
+		}
+		if !slices.ContainsFunc(all, func(o Judged) bool { return o.stands() && o.Signer == p.Successor && keptAs(o.Signature) == at }) {
+			places = append(places, at)
 		}
 	}
 	return places
-}
-
-// covers reports whether the new signer's signature, outside every incident, is
-// there in one of the formats.
-func (p Policy) covers(sigs []Judged, formats ...inventory.Format) bool {
-	return slices.ContainsFunc(sigs, func(o Judged) bool {
-		return o.Verdict == Unaffected && o.Signer == p.Successor && o.Location == "" && slices.Contains(formats, o.Format)
-	})
-}
-
-// good reports whether something the incidents do not touch proves the
-// statement good where it is. A reason without good says why what would
-// otherwise prove it is not enough.
-func (p Policy) good(st inventory.Statement, beside []inventory.Statement, sigs []Judged) (reason string, good bool) {
-	proof := ""
-	for _, s := range sigs {
-		// What another signer said, however well proven, was never the word of
-		// the one that is replaced.
-		if slices.Contains(p.Replaced, s.Signer) && s.Verdict.Proven() {
-			proof = s.Reason
-			if s.Names == st.Artifact.Repository {
-				return proof, true
-			}
-		}
-	}
-	if proof == "" && st.PredicateType() == inventory.SignPredicate {
-		proof = p.vouched(st.Artifact, beside)
-	}
-	if proof == "" {
-		return "", false
-	}
-	if slices.Contains(p.Homes, st.Artifact.Repository) || p.heldBefore(sigs) {
-		return proof, true
-	}
-	return fmt.Sprintf("%s; but nothing shows that it belongs in %s: no proven payload names that repository, no scan from before the incident saw it there, and the plan does not name the repository as a home",
-		proof, st.Artifact.Repository), false
-}
-
-// heldBefore reports whether our own inventory saw a signature of the statement
-// here before every incident about any of its signers began.
-func (p Policy) heldBefore(sigs []Judged) bool {
-	for _, i := range p.Incidents {
-		if !slices.ContainsFunc(sigs, func(s Judged) bool { return i.touches(s.Signature) }) {
-			continue
-		}
-		if i.From == nil || !slices.ContainsFunc(sigs, func(s Judged) bool {
-			return s.Verified && !s.FirstSeen.IsZero() && s.FirstSeen.Before(i.From.Add(-p.Skew))
-		}) {
-			return false
-		}
-	}
-	return true
-}
-
-// vouched returns why an approved voucher proves the artifact good, or "".
-func (p Policy) vouched(a inventory.Artifact, beside []inventory.Statement) string {
-	for _, v := range p.Vouchers {
-		if len(v.Repositories) > 0 && !slices.Contains(v.Repositories, a.Repository) {
-			continue
-		}
-		for _, st := range beside {
-			if st.PredicateType() != v.PredicateType {
-				continue
-			}
-			for _, s := range st.Signatures {
-				if s.Signer == v.Signer && Judge(s, p.Incidents, p.Skew).Verdict == Unaffected && p.contentHolds(v, s) {
-					return fmt.Sprintf("vouched for by %s, outside every incident (%s)", v.Signer.ID(), v.PredicateType)
-				}
-			}
-		}
-	}
-	return ""
-}
-
-func (p Policy) contentHolds(v Voucher, s inventory.Signature) bool {
-	if len(v.Content) == 0 {
-		return true
-	}
-	if p.Payload == nil {
-		return false
-	}
-	payload, err := p.Payload(s)
-	if err != nil {
-		return false
-	}
-	var statement struct {
-		Predicate any `json:"predicate"`
-	}
-	if json.Unmarshal(payload, &statement) != nil {
-		return false
-	}
-	for path, want := range v.Content {
-		at := statement.Predicate
-		for _, key := range strings.Split(path, ".") {
-			m, _ := at.(map[string]any)
-			at = m[key]
-		}
-		if got, isString := at.(string); !isString || got != want {
-			return false
-		}
-	}
-	return true
-}
-
-func (p Policy) allUnexplained(beside []inventory.Statement) bool {
-	n := 0
-	for _, st := range beside {
-		for _, s := range st.Signatures {
-			if !p.Unexplained[s.ID] {
-				return false
-			}
-			n++
-		}
-	}
-	return n > 0
 }
 
 // WithClaims lowers the decisions about the claims on one artifact to what the
@@ -324,19 +507,4 @@ func WithClaims(image *Outcome, claim Outcome) Outcome {
 	claim.Decision, claim.Formats = Hold, nil
 	claim.Reason += "; but the image itself is not proven good, and a bundle with any claim about it would make verifiers accept the image"
 	return claim
-}
-
-// worstReason returns the reason of the touched signature a reader should see
-// first.
-func worstReason(sigs []Judged) string {
-	reason, at := "nothing proves it good", -1
-	for _, s := range sigs {
-		if s.Verdict == Unaffected || s.Verdict == Unverifiable {
-			continue
-		}
-		if r := rank(s.Verdict); at < 0 || r > at {
-			reason, at = s.Reason, r
-		}
-	}
-	return reason
 }

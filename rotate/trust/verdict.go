@@ -15,49 +15,6 @@ import (
 	"github.com/reseal/reseal/signer"
 )
 
-// Class is the kind of thing that was compromised.
-type Class string
-
-// The classes of incident.
-const (
-	SigningKey Class = "signing-key" // a private key whose bytes the attacker may hold
-)
-
-// Incident is a declared compromise, as the rules see it.
-type Incident struct {
-	ID          string                `json:"id"`
-	Class       Class                 `json:"class"`
-	Signers     []signer.Identity     `json:"signers,omitempty"`
-	Authorities []inventory.Authority `json:"authorities,omitempty"`
-	From        *time.Time            `json:"from,omitempty"`  // start of the window; nil: unknown, the signer's first use
-	Until       *time.Time            `json:"until,omitempty"` // end of the window; nil: no end
-}
-
-// Check refuses what no incident of its class can say.
-func (i Incident) Check() error {
-	if len(i.Signers) == 0 && len(i.Authorities) == 0 {
-		return fmt.Errorf("incident %s names no signer and no authority", i.ID)
-	}
-	if i.Until != nil && i.Class == SigningKey {
-		return fmt.Errorf("incident %s: a key that was copied has no end of its window, the thief keeps it: leave out the end", i.ID)
-	}
-	if i.From != nil && i.Until != nil && !i.From.Before(*i.Until) {
-		return fmt.Errorf("incident %s: its window ends before it starts", i.ID)
-	}
-	return nil
-}
-
-func (i Incident) touches(s inventory.Signature) bool {
-	return slices.Contains(i.Signers, s.Signer) ||
-		slices.ContainsFunc(s.Requires, func(a inventory.Authority) bool { return slices.Contains(i.Authorities, a) })
-}
-
-// Touched reports whether any of the incidents is about the signature's signer
-// or about an authority without which it does not verify.
-func Touched(s inventory.Signature, incidents []Incident) bool {
-	return slices.ContainsFunc(incidents, func(i Incident) bool { return i.touches(s) })
-}
-
 // Verdict is what the open incidents mean for one signature.
 type Verdict string
 
@@ -77,9 +34,13 @@ func (v Verdict) Proven() bool { return v == ProvenBefore || v == ProvenAfter }
 
 // Judgement is a verdict and why.
 type Judgement struct {
-	Verdict       Verdict
-	Reason        string
-	Contradiction bool // its bounds contradict each other: held, whatever else holds
+	Verdict       Verdict `json:"verdict"`
+	Reason        string  `json:"reason"`
+	Contradiction bool    `json:"contradiction,omitempty"` // its bounds contradict each other: held, whatever else holds
+	// Rests: its key is in no incident, but every log entry and timestamp that
+	// proves its time rests on an authority in one. It is proof that the key
+	// signed; consumers that demand a log entry or timestamp refuse it.
+	Rests bool `json:"rests,omitempty"`
 }
 
 // Judge says what the open incidents, all together, mean for one signature.
@@ -93,21 +54,27 @@ func Judge(s inventory.Signature, incidents []Incident, skew time.Duration) Judg
 	if !s.Verified {
 		return Judgement{Verdict: Unverifiable, Reason: "the signature does not verify: " + s.Why}
 	}
-	if !Touched(s, incidents) {
+	bare := stripped(&s, incidents)
+	if !touched(&s, incidents, bare) {
+		if bare {
+			return Judgement{Verdict: Unaffected, Rests: true, Reason: "no open incident is about " + s.Signer.ID() +
+				", but every log entry and timestamp of the signature rests on an authority in one: verifiers that demand one refuse it"}
+		}
 		return Judgement{Verdict: Unaffected, Reason: "no open incident is about " + s.Signer.ID()}
 	}
 	// Proofs that contradict each other stay suspicious even when one of them
 	// comes from an authority of an incident: else declaring one more incident
 	// could make a decision more trusting.
-	if upper, lower := bounds(s, nil); upper != nil && lower != nil && lower.Time.After(upper.Time.Add(skew)) {
+	if upper, lower, contradict := contradiction(&s, skew); contradict {
 		return Judgement{Verdict: Unproven, Contradiction: true, Reason: fmt.Sprintf(
 			"its proofs contradict each other: made after %s (%s) and before %s (%s)",
 			stamp(lower.Time), describe(lower.Authority), stamp(upper.Time), describe(upper.Authority))}
 	}
-	upper, lower := bounds(s, incidents)
+	upper, lower := bounds(&s, incidents)
 	var worst Judgement
-	for _, i := range incidents {
-		if !i.touches(s) {
+	for n := range incidents {
+		i := &incidents[n]
+		if !i.judges(&s, bare) {
 			continue
 		}
 		if j := judgeOne(i, upper, lower, skew); worst.Verdict == "" || rank(j.Verdict) < rank(worst.Verdict) {
@@ -117,7 +84,7 @@ func Judge(s inventory.Signature, incidents []Incident, skew time.Duration) Judg
 	return worst
 }
 
-func judgeOne(i Incident, upper, lower *inventory.Bound, skew time.Duration) Judgement {
+func judgeOne(i *Incident, upper, lower *inventory.Bound, skew time.Duration) Judgement {
 	switch {
 	case i.From != nil && upper != nil && upper.Time.Before(i.From.Add(-skew)):
 		return Judgement{Verdict: ProvenBefore, Reason: fmt.Sprintf("existed by %s (%s), before %s starts at %s",
@@ -135,16 +102,19 @@ func judgeOne(i Incident, upper, lower *inventory.Bound, skew time.Duration) Jud
 		return Judgement{Verdict: Unproven, Reason: fmt.Sprintf("the earliest proof of its time is %s (%s), not before %s starts at %s",
 			stamp(upper.Time), describe(upper.Authority), i.ID, stamp(*i.From))}
 	default:
-		return Judgement{Verdict: Unproven, Reason: "no authority outside the incident proves when it was made"}
+		return Judgement{Verdict: Unproven, Reason: "no authority outside every incident proves when it was made"}
 	}
 }
 
 // bounds returns the earliest upper and the latest lower bound that verified
-// and rest on an authority outside every incident.
-func bounds(s inventory.Signature, incidents []Incident) (upper, lower *inventory.Bound) {
+// and that no incident takes away.
+func bounds(s *inventory.Signature, incidents []Incident) (upper, lower *inventory.Bound) {
 	for n := range s.Bounds {
 		b := &s.Bounds[n]
-		if !b.Verified || slices.ContainsFunc(incidents, func(i Incident) bool { return slices.Contains(i.Authorities, b.Authority) }) {
+		if !b.Verified {
+			continue
+		}
+		if _, _, lost := lostTo(b, s, incidents); lost {
 			continue
 		}
 		switch {
@@ -155,6 +125,72 @@ func bounds(s inventory.Signature, incidents []Incident) (upper, lower *inventor
 		}
 	}
 	return upper, lower
+}
+
+// contradiction reports whether a signature is proven to be younger than it is
+// proven to be old.
+func contradiction(s *inventory.Signature, skew time.Duration) (upper, lower *inventory.Bound, contradict bool) {
+	upper, lower = bounds(s, nil)
+	return upper, lower, upper != nil && lower != nil && lower.Time.After(upper.Time.Add(skew))
+}
+
+// lostTo returns the incident that takes away a bound of a signature, and the
+// authority it does so by: the one that the bound rests on or, for a lower
+// bound, one without which the signature does not verify at all. Whoever holds
+// the key of a CA or CT log issues certificates of any date.
+func lostTo(b *inventory.Bound, s *inventory.Signature, incidents []Incident) (i *Incident, by inventory.Authority, lost bool) {
+	for n := range incidents {
+		i = &incidents[n]
+		if i.namesAuthority(b.Authority) {
+			return i, b.Authority, true
+		}
+		if b.Side != inventory.Lower {
+			continue
+		}
+		for _, by := range s.Requires {
+			if i.namesAuthority(by) {
+				return i, by, true
+			}
+		}
+	}
+	return nil, inventory.Authority{}, false
+}
+
+// settled is how long after we first saw a signature a proof may still be one of
+// its own: clocks differ, and logs take their time.
+const settled = time.Hour
+
+// shown reports whether a bound is evidence that consumers themselves look at:
+// a log entry or a timestamp of the time of signing. The journal is ours alone.
+// What came later is a counter-stamp, which anybody can add: of a keyless
+// signature when its certificate was no longer valid, of one by a key when we
+// had seen it already.
+func shown(s *inventory.Signature, b *inventory.Bound) bool {
+	if !b.Verified || b.Side != inventory.Upper || b.Authority.Role != inventory.RoleLog && b.Authority.Role != inventory.RoleTSA {
+		return false
+	}
+	if s.Signer.Kind == signer.Keyless {
+		return s.Certificate == nil || !b.Time.Before(s.Certificate.NotBefore) && !b.Time.After(s.Certificate.NotAfter)
+	}
+	return s.FirstSeen.IsZero() || !b.Time.After(s.FirstSeen.Add(settled))
+}
+
+// stripped reports whether a signature had verified log entries or timestamps
+// and every one of them rests on an authority in an incident. One that never had
+// any has nothing to lose.
+func stripped(s *inventory.Signature, incidents []Incident) bool {
+	had := false
+	for n := range s.Bounds {
+		b := &s.Bounds[n]
+		if !shown(s, b) {
+			continue
+		}
+		had = true
+		if !slices.ContainsFunc(incidents, func(i Incident) bool { return i.namesAuthority(b.Authority) }) {
+			return false
+		}
+	}
+	return had
 }
 
 // rank orders verdicts by how much they let one believe.

@@ -66,6 +66,11 @@ func (r *run) make(ctx context.Context, u *unit) (content []byte, id string, err
 		if message, err = verify.Payload(u.SourceFormat, stored); err != nil {
 			return nil, "", fmt.Errorf("the payload to re-issue: %w", err)
 		}
+		// What is approved is the statement; where its bytes are kept is only what
+		// the database says.
+		if is := u.PredicateType + "#" + inventory.Digest(message); is != u.StatementKey {
+			return nil, "", fmt.Errorf("the payload to re-issue is not the one that was approved (%s, not %s): see \"reseal db check\"", is, u.StatementKey)
+		}
 	}
 	switch u.format {
 	case inventory.Legacy:

@@ -1,13 +1,10 @@
 package rotate
 
 import (
-	"bytes"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -16,193 +13,285 @@ import (
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/journal"
 	"github.com/reseal/reseal/rotate/trust"
-	"github.com/reseal/reseal/signer"
-	"github.com/sigstore/sigstore/pkg/signature"
 )
 
-// ErrNeedsApproval is returned when a plan has not been approved by enough
-// people.
+// ErrNeedsApproval is returned when a plan or a motion has not been approved by
+// enough people.
 var ErrNeedsApproval = errors.New("not approved")
 
-// Approver is a person who may approve, and the key they do it with.
-type Approver struct {
-	Name      string `json:"name"`
-	PublicKey string `json:"public_key"` // PEM
-}
+// What people approve.
+const (
+	PlanKind       = "plan"
+	WithdrawalKind = "withdrawal" // a motion to withdraw an incident: a false alarm
+	ApproversKind  = "approvers"  // a motion to change who may approve
+)
 
-// Approvers is who may approve, and how many of them must.
-type Approvers struct {
-	Schema string     `json:"schema"`
-	Quorum int        `json:"quorum"`
-	People []Approver `json:"people"`
-}
+// proposal stands for a name in the ID of a proposer's signature.
+const proposal = "proposal"
 
-// Check refuses a set in which two people could be one, or in which the quorum
-// cannot be reached.
-func (a Approvers) Check() error {
-	names, keys := map[string]bool{}, map[signer.Identity]string{}
-	for _, p := range a.People {
-		if p.Name == "" || p.Name != strings.TrimSpace(p.Name) {
-			return fmt.Errorf("approvers: %q is no name: use one without spaces around it", p.Name)
-		}
-		if names[strings.ToLower(p.Name)] {
-			return fmt.Errorf("approvers: %s is listed twice", p.Name)
-		}
-		names[strings.ToLower(p.Name)] = true
-		_, id, err := signer.ParsePublicKey([]byte(p.PublicKey))
-		if err != nil {
-			return fmt.Errorf("approvers: %s: %w", p.Name, err)
-		}
-		if other, ok := keys[id]; ok {
-			return fmt.Errorf("approvers: %s and %s have the same key", other, p.Name)
-		}
-		keys[id] = p.Name
-	}
-	if a.Quorum < 1 || a.Quorum > len(a.People) {
-		return fmt.Errorf("approvers: a quorum of %d cannot be reached by %d people", a.Quorum, len(a.People))
-	}
-	return nil
-}
-
-// Digest identifies the set.
-func (a Approvers) Digest() string {
-	body, err := canonical(a)
-	if err != nil { // strings and an int always marshal
-		return ""
-	}
-	return inventory.Digest(body)
-}
-
-// Enroll keeps the approver set. Changing a set that exists is refused here.
-func Enroll(ctx context.Context, s *store.Store, by journal.Author, a Approvers) error {
-	a.Schema = ApproversSchema
-	if err := a.Check(); err != nil {
-		return err
-	}
-	body, err := canonical(a)
-	if err != nil {
-		return err
-	}
-	return s.Update(ctx, by, func(tx *store.Tx) error {
-		if _, err := s.Document(ctx, store.KindApprovers, "approvers"); err == nil {
-			return errors.New("approvers are enrolled already")
-		} else if !errors.Is(err, inventory.ErrNotFound) {
-			return err
-		}
-		return tx.PutDocument(ctx, store.KindApprovers, "approvers", "approvers.enrolled", body)
-	})
-}
-
-// LoadApprovers returns the approver set in force.
-func LoadApprovers(ctx context.Context, s *store.Store) (Approvers, error) {
-	var a Approvers
-	err := load(ctx, s, store.KindApprovers, "approvers", &a)
-	if errors.Is(err, inventory.ErrNotFound) {
-		return a, errors.New("no approvers are enrolled: \"reseal init --approver NAME=PUB\" enrols them")
-	}
-	return a, err
-}
-
-// Approval is one person's signature over a plan.
+// Approval is one person's signature over a plan or a motion.
 type Approval struct {
 	Schema    string    `json:"schema"`
-	Plan      string    `json:"plan"`
+	Kind      string    `json:"kind"`   // PlanKind, WithdrawalKind or ApproversKind
+	Digest    string    `json:"digest"` // of the plan or motion
 	Approver  string    `json:"approver"`
-	Signature string    `json:"signature"` // base64, over ApprovalRequest; what "cosign sign-blob" prints
+	Signature string    `json:"signature"` // over ApprovalRequest: base64 of a raw signature, an armored SSHSIG, or a Sigstore bundle
 	At        time.Time `json:"at"`
+	Proposal  bool      `json:"proposal,omitempty"` // by the proposer: it proves who proposed, and approves nothing
 }
 
-// ApprovalRequest returns the exact bytes a person signs to approve a plan.
-// They can be signed anywhere with "cosign sign-blob".
-func ApprovalRequest(plan, incident, approver string) ([]byte, error) {
+// Form says what the signature was made with.
+func (a Approval) Form() string {
+	switch text := strings.TrimSpace(a.Signature); {
+	case strings.HasPrefix(text, "-----BEGIN"):
+		return "SSH key"
+	case strings.HasPrefix(text, "{"):
+		return "keyless identity"
+	}
+	return "key"
+}
+
+// ApprovalRequest returns the exact bytes a person signs to approve a plan or a
+// motion, or to sign a proposal of their own. digest is of the plan or motion,
+// subject what it is about, expires when it does. They can be signed anywhere
+// with "cosign sign-blob" or "ssh-keygen -Y sign -n file".
+func ApprovalRequest(kind, digest, subject, approver string, expires time.Time) ([]byte, error) {
 	return canonical(struct {
-		Schema   string `json:"schema"`
-		Plan     string `json:"plan"`
-		Incident string `json:"incident"`
-		Approver string `json:"approver"`
-	}{ApprovalSchema, plan, incident, approver})
+		Schema   string    `json:"schema"`
+		Kind     string    `json:"kind"`
+		Digest   string    `json:"digest"`
+		Subject  string    `json:"subject"`
+		Approver string    `json:"approver"`
+		Expires  time.Time `json:"expires_at"`
+	}{ApprovalSchema, kind, digest, subject, approver, expires.UTC()})
 }
 
-// Approve checks one approval and keeps it.
-func Approve(ctx context.Context, s *store.Store, by journal.Author, a Approval) error {
+// ballot is what people vote on: a plan or a motion.
+type ballot struct {
+	kind, digest, subject string
+	proposer              string    // as the proposer named himself
+	expires               time.Time // it and every vote on it
+	approvers             string    // digest of the approver set it was made under
+}
+
+func (p Plan) ballot(digest string) ballot {
+	return ballot{kind: PlanKind, digest: digest, subject: p.Incident, proposer: p.Proposer, expires: p.ExpiresAt, approvers: p.Approvers}
+}
+
+func loadBallot(ctx context.Context, s *store.Store, kind, digest string) (ballot, error) {
+	if kind == PlanKind {
+		p, _, err := LoadPlan(ctx, s, digest)
+		return p.ballot(digest), err
+	}
+	m, err := LoadMotion(ctx, s, digest)
+	if err == nil && m.Kind != kind {
+		err = fmt.Errorf("%s is a motion about %s, not a %s", digest, m.Kind, kind)
+	}
+	return m.ballot(digest), err
+}
+
+func (b ballot) String() string {
+	if b.kind == PlanKind {
+		return "plan " + b.digest
+	}
+	return fmt.Sprintf("the motion %s (%s)", b.digest, b.kind)
+}
+
+// checkStanding refuses what nobody can approve any more.
+func (b ballot) checkStanding(set Approvers, now time.Time) error {
+	if set.Digest() != b.approvers {
+		return fmt.Errorf("%w: the approver set changed after %s was made: make a new one", ErrNeedsApproval, b)
+	}
+	if b.expires.IsZero() {
+		return fmt.Errorf("%w: %s says no end of the time in which it may be approved and carried out: make a new one", ErrNeedsApproval, b)
+	}
+	if !now.Before(b.expires) {
+		return fmt.Errorf("%w: %s expired at %s: make a new one and have it approved", ErrNeedsApproval, b, b.expires.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// checkApproval refuses an approval, or a proposer's signature, that does not
+// count.
+func (b ballot) checkApproval(judge Judge, a Approval, set Approvers, incidents []trust.Incident) error {
+	if a.Kind != b.kind || a.Digest != b.digest {
+		return fmt.Errorf("approval by %s is of the %s %s, not of %s", a.Approver, a.Kind, a.Digest, b)
+	}
+	p, err := set.person(a.Approver)
+	if err != nil {
+		return err
+	}
+	switch proposed := p.is(b.proposer); {
+	case a.Proposal && !proposed:
+		return fmt.Errorf("%s cannot sign as the proposer of %s: it says that %q proposed it, which is no name or alias of theirs", a.Approver, b, b.proposer)
+	case !a.Proposal && proposed:
+		return fmt.Errorf("%s proposed %s and cannot approve it", a.Approver, b)
+	case !a.Proposal && p.ProposesOnly:
+		return fmt.Errorf("%s is enrolled to propose only and cannot approve %s", a.Approver, b)
+	}
+	request, err := ApprovalRequest(b.kind, b.digest, b.subject, a.Approver, b.expires)
+	if err != nil {
+		return err
+	}
+	if _, err := p.checkSigned(judge, a.Signature, request, incidents); err != nil {
+		return fmt.Errorf("approval by %s does not verify over %s: it must sign exactly what \"reseal incident approve --request\" prints: %w", a.Approver, b, err)
+	}
+	return nil
+}
+
+// Approve checks one approval, or a proposer's signature, and keeps it. a.At is
+// the time now. judge may be nil where no keyless signature is expected.
+func Approve(ctx context.Context, s *store.Store, judge Judge, by journal.Author, a Approval) error {
 	a.Schema = ApprovalSchema
-	p, _, err := LoadPlan(ctx, s, a.Plan)
+	b, err := loadBallot(ctx, s, a.Kind, a.Digest)
 	if err != nil {
 		return err
 	}
-	approvers, err := LoadApprovers(ctx, s)
+	set, incidents, err := people(ctx, s)
 	if err != nil {
 		return err
 	}
-	incidents, err := Incidents(ctx, s)
-	if err != nil {
+	if err := b.checkStanding(set, a.At); err != nil {
 		return err
 	}
-	if err := checkApproval(p, a, approvers, incidents); err != nil {
+	if err := b.checkApproval(judge, a, set, counting(incidents)); err != nil {
 		return err
 	}
 	body, err := canonical(a)
 	if err != nil {
 		return err
 	}
+	under, action := a.Approver, a.Kind+".approved"
+	if a.Proposal {
+		under, action = proposal, a.Kind+".proposed"
+	}
 	return s.Update(ctx, by, func(tx *store.Tx) error {
-		return tx.PutDocument(ctx, store.KindApproval, a.Plan+" "+a.Approver, "plan.approved", body)
+		return tx.PutDocument(ctx, store.KindApproval, a.Digest+" "+under, action, body)
 	})
 }
 
-func checkApproval(p Plan, a Approval, approvers Approvers, incidents []Incident) error {
-	at := slices.IndexFunc(approvers.People, func(x Approver) bool { return x.Name == a.Approver })
-	if at < 0 {
-		return fmt.Errorf("%s is not an enrolled approver", a.Approver)
-	}
-	if strings.EqualFold(a.Approver, strings.TrimSpace(p.Proposer)) {
-		return fmt.Errorf("%s proposed the plan and cannot approve it", a.Approver)
-	}
-	pub, id, err := signer.ParsePublicKey([]byte(approvers.People[at].PublicKey))
+// people returns who may approve, and every incident.
+func people(ctx context.Context, s *store.Store) (Approvers, []Incident, error) {
+	set, err := LoadApprovers(ctx, s)
 	if err != nil {
-		return fmt.Errorf("approver %s: %w", a.Approver, err)
+		return set, nil, err
 	}
-	if slices.ContainsFunc(incidents, func(i Incident) bool { return slices.Contains(i.Signers, id) }) {
-		return fmt.Errorf("the key of approver %s is itself under an incident", a.Approver)
-	}
-	request, err := ApprovalRequest(a.Plan, p.Incident, a.Approver)
-	if err != nil {
-		return err
-	}
-	raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(a.Signature))
-	if err != nil {
-		return fmt.Errorf("approval by %s: the signature is not base64: %w", a.Approver, err)
-	}
-	v, err := signature.LoadDefaultVerifier(pub)
-	if err != nil {
-		return fmt.Errorf("approver %s: %w", a.Approver, err)
-	}
-	if err := v.VerifySignature(bytes.NewReader(raw), bytes.NewReader(request)); err != nil {
-		return fmt.Errorf("approval by %s does not verify over plan %s: it must sign exactly what \"reseal incident approve --request\" prints: %w", a.Approver, a.Plan, err)
-	}
-	return nil
+	incidents, err := Incidents(ctx, s)
+	return set, incidents, err
 }
 
-// ApprovedBy returns who has given an approval of a plan, by name.
+// ApprovedBy returns who has given an approval of a plan or a motion, by name.
+// Whether each still counts is for Permit and Carry to say.
 func ApprovedBy(ctx context.Context, s *store.Store, digest string) ([]string, error) {
 	bodies, err := s.Documents(ctx, store.KindApproval, digest+" ")
-	names := make([]string, len(bodies))
-	for n, b := range bodies {
+	names := []string{}
+	for _, b := range bodies {
 		var a Approval
 		if err := json.Unmarshal(b, &a); err != nil {
 			return nil, fmt.Errorf("approval of %s: %w", digest, err)
 		}
-		names[n] = a.Approver
+		if !a.Proposal {
+			names = append(names, a.Approver)
+		}
 	}
 	return names, err
 }
 
+// votes is what was counted of a ballot.
+type votes struct {
+	approvers []Person
+	proposed  bool    // the proposer signed
+	refused   []error // why others do not count
+}
+
+// count verifies every approval of a ballot anew. One that does not verify does
+// not count, and does not spoil the others.
+func (b ballot) count(ctx context.Context, s *store.Store, judge Judge, set Approvers, incidents []trust.Incident) (votes, error) {
+	var v votes
+	bodies, err := s.Documents(ctx, store.KindApproval, b.digest+" ")
+	if err != nil {
+		return v, err
+	}
+	for _, body := range bodies {
+		var a Approval
+		if err := json.Unmarshal(body, &a); err != nil {
+			v.refused = append(v.refused, fmt.Errorf("approval of %s: %w", b, err))
+			continue
+		}
+		counted := slices.ContainsFunc(v.approvers, func(p Person) bool { return p.Name == a.Approver })
+		if counted && !a.Proposal {
+			continue
+		}
+		if err := b.checkApproval(judge, a, set, incidents); err != nil {
+			v.refused = append(v.refused, err)
+			continue
+		}
+		if a.Proposal {
+			v.proposed = true
+			continue
+		}
+		p, err := set.person(a.Approver)
+		if err != nil {
+			return v, err
+		}
+		v.approvers = append(v.approvers, p)
+	}
+	return v, nil
+}
+
+func (v votes) names() []string {
+	names := make([]string, len(v.approvers))
+	for n, p := range v.approvers {
+		names[n] = p.Name
+	}
+	return names
+}
+
+// checkQuorum refuses a ballot that too few approved. Who proposed is known only
+// where the proposer signed; otherwise any of the approvers may be the one, so
+// the quorum and the roles must hold without whichever it is.
+func (v votes) checkQuorum(b ballot, set Approvers, severities []string, incidents []trust.Incident) error {
+	need := 0
+	for _, severity := range severities {
+		need = max(need, set.Needed(severity))
+	}
+	unknown := 0
+	if !v.proposed {
+		unknown = 1
+	}
+	roles := missingRoles(set.Roles, v.approvers, unknown)
+	if len(v.approvers) >= need+unknown && len(roles) == 0 {
+		return nil
+	}
+	var able []string
+	for _, p := range set.People {
+		if !p.ProposesOnly && !p.is(b.proposer) && !slices.Contains(v.names(), p.Name) && p.able(incidents) {
+			able = append(able, p.Name)
+		}
+	}
+	says := fmt.Sprintf("%s has %d of %d approvals", b, len(v.approvers), need+unknown)
+	if len(roles) > 0 {
+		says += "; missing: " + strings.Join(roles, ", ")
+	}
+	says += "; still able to approve: " + strings.Join(able, ", ")
+	if len(able) == 0 {
+		says += "nobody"
+	}
+	if unknown > 0 {
+		says += fmt.Sprintf("; the proposal is not signed, so any approver may be the proposer: %d approvals are enough once %q signs it", need, b.proposer)
+	}
+	return errors.Join(fmt.Errorf("%w: %s", ErrNeedsApproval, says), errors.Join(v.refused...))
+}
+
 // Permission is the right to carry out one plan. Only Permit makes one.
 type Permission struct {
-	plan      Plan
-	digest    string
-	totals    Totals
-	approvers []string
+	plan       Plan
+	digest     string
+	totals     Totals
+	approvers  []string
+	breakGlass *BreakGlass
+	at         time.Time // when it was given
+	alone      bool      // it rests on the glass that was broken: no quorum approved
 }
 
 // Plan returns the approved plan.
@@ -217,99 +306,94 @@ func (p Permission) Totals() Totals { return p.totals }
 // Approvers returns who approved, by name.
 func (p Permission) Approvers() []string { return p.approvers }
 
-// Permit checks that a plan is whole and approved by a quorum of distinct people, each approval being verified anew. Without a
-// quorum the error wraps ErrNeedsApproval and says who is missing.
-func Permit(ctx context.Context, s *store.Store, digest string) (Permission, error) {
+// BreakGlass returns how somebody went past the quorum, or nil where nobody
+// did. It stays when a quorum approves the plan after all, and belongs in every
+// report.
+func (p Permission) BreakGlass() *BreakGlass { return p.breakGlass }
+
+// Permit checks that a plan is whole, that it has not expired at the time now,
+// and that a quorum of distinct people approved it or one broke the glass. Every
+// signature is verified anew. Without a quorum the error wraps ErrNeedsApproval
+// and says who and what is missing. judge may be nil: keyless approvals do not
+// count then.
+func Permit(ctx context.Context, s *store.Store, judge Judge, digest string, now time.Time) (Permission, error) {
 	p, t, err := LoadPlan(ctx, s, digest)
 	if err != nil {
 		return Permission{}, err
 	}
-	perm := Permission{plan: p, digest: digest, totals: t}
-	approvers, err := LoadApprovers(ctx, s)
+	set, incidents, err := people(ctx, s)
 	if err != nil {
 		return Permission{}, err
 	}
-	if approvers.Digest() != p.Approvers {
-		return Permission{}, fmt.Errorf("%w: the approver set changed after plan %s was made: make a new plan", ErrNeedsApproval, digest)
-	}
-	incidents, err := Incidents(ctx, s)
-	if err != nil {
+	b := p.ballot(digest)
+	if err := b.checkStanding(set, now); err != nil {
 		return Permission{}, err
 	}
-	bodies, err := s.Documents(ctx, store.KindApproval, digest+" ")
-	if err != nil {
-		return Permission{}, err
-	}
-	var refused []error
-	for _, b := range bodies {
-		var a Approval
-		if err := json.Unmarshal(b, &a); err != nil {
-			return Permission{}, fmt.Errorf("approval of %s: %w", digest, err)
-		}
-		if a.Plan != digest || slices.Contains(perm.approvers, a.Approver) {
-			continue
-		}
-		if err := checkApproval(p, a, approvers, incidents); err != nil {
-			refused = append(refused, err) // does not count, and does not spoil the others
-			continue
-		}
-		perm.approvers = append(perm.approvers, a.Approver)
-	}
-	if len(perm.approvers) < approvers.Quorum {
-		var missing []string
-		for _, x := range approvers.People {
-			if x.Name != p.Proposer && !slices.Contains(perm.approvers, x.Name) {
-				missing = append(missing, x.Name)
+	for _, i := range incidents {
+		switch {
+		case i.ID != p.Incident:
+		case !i.counts():
+			return Permission{}, fmt.Errorf("%w: incident %s of plan %s was withdrawn: there is nothing to carry out", ErrNeedsApproval, i.ID, digest)
+		default:
+			if err := p.checkKept(i.Incident, now); err != nil {
+				return Permission{}, err
 			}
 		}
-		return Permission{}, errors.Join(fmt.Errorf("%w: plan %s has %d of %d approvals; still able to approve: %s",
-			ErrNeedsApproval, digest, len(perm.approvers), approvers.Quorum, strings.Join(missing, ", ")), errors.Join(refused...))
 	}
-	return perm, nil
+	// What was learnt since the plan was made may ask for more people, never for
+	// fewer.
+	severities := append(p.severities(incidents), p.Severity)
+	rules := counting(incidents)
+	v, err := b.count(ctx, s, judge, set, rules)
+	if err != nil {
+		return Permission{}, err
+	}
+	glass, broken, refused, err := b.glass(ctx, s, judge, set, rules)
+	if err != nil {
+		return Permission{}, err
+	}
+	err = v.checkQuorum(b, set, severities, rules)
+	if err != nil && !broken {
+		return Permission{}, errors.Join(err, refused)
+	}
+	return Permission{plan: p, digest: digest, totals: t, approvers: v.names(), breakGlass: glass, at: now, alone: err != nil}, nil
 }
 
-// checkNewSigner refuses a new signer that an incident is about, also one
-// declared since the plan was approved.
-func (p Plan) checkNewSigner(incidents []Incident) error {
+// severities returns those of every incident that is about what the plan's own
+// is about: one more, which anybody may declare and call less grave, is no way
+// around the people it takes.
+func (p Plan) severities(incidents []Incident) (out []string) {
+	at := slices.IndexFunc(incidents, func(i Incident) bool { return i.ID == p.Incident })
+	if at < 0 {
+		return nil
+	}
+	primary := incidents[at].Incident
+	about := append(slices.Clone(p.Replaced), primary.Signers...)
 	for _, i := range incidents {
-		if slices.Contains(i.Signers, p.NewSigner) {
-			return fmt.Errorf("the new signer %s is itself under incident %s: choose another in a new plan", p.NewSigner, i.ID)
+		if i.ID == p.Incident || i.counts() && (slices.ContainsFunc(about, i.Names) || slices.ContainsFunc(i.Signers, primary.Names) ||
+			slices.ContainsFunc(i.Selectors, func(x trust.Selector) bool { return slices.Contains(primary.Selectors, x) }) ||
+			slices.ContainsFunc(i.Authorities, func(x inventory.Authority) bool { return slices.Contains(primary.Authorities, x) })) {
+			out = append(out, i.Severity)
 		}
 	}
-	return nil
+	return out
 }
 
 // Current returns the policy of an approved plan under the incidents as they
 // are now, so that what was learnt since the approval counts against trust.
+// Vouchers that only the plan itself lists count by its quorum: where one person
+// stands in for it they vouch for nothing.
 func (p Permission) Current(ctx context.Context, s *store.Store) (trust.Policy, error) {
-	policy := p.plan.Policy(ctx, s)
-	incidents, err := Incidents(ctx, s)
-	if err != nil {
-		return policy, err
-	}
-	if err := p.plan.checkNewSigner(incidents); err != nil {
-		return policy, err
-	}
-	policy.Incidents = nil
-	for _, i := range incidents {
-		policy.Incidents = append(policy.Incidents, i.Incident)
-	}
-	policy.Rogue = p.plan.rogueNow(incidents)
-	return policy, nil
+	return p.counted().Current(ctx, s)
 }
 
-// rogueNow is what the plan marks rogue and what was marked since.
-func (p Plan) rogueNow(incidents []Incident) map[string]string {
-	rogue := maps.Clone(p.Rogue)
-	if rogue == nil {
-		rogue = map[string]string{}
+// counted is the plan with the vouchers that count.
+func (p Permission) counted() Plan {
+	plan := p.plan
+	if p.alone {
+		plan.Vouchers = slices.DeleteFunc(slices.Clone(plan.Vouchers), func(v trust.Voucher) bool { return v.Standing == nil })
 	}
-	for _, i := range incidents {
-		for d, why := range i.Rogue {
-			rogue[d] = i.ID + ": " + why
-		}
-	}
-	return rogue
+	return plan
 }
 
 func trimAlgorithm(digest string) string { return strings.TrimPrefix(digest, "sha256:") }

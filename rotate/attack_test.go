@@ -1,17 +1,15 @@
 package rotate
 
 import (
-	"encoding/base64"
 	"errors"
-	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/rotate/trust"
-	"github.com/reseal/reseal/signer"
 )
 
 func wantError(t *testing.T, err error, is error, says ...string) {
@@ -29,117 +27,29 @@ func wantError(t *testing.T, err error, is error, says ...string) {
 	}
 }
 
+// attack is an attempt on a case in which one plan is made: alice has proposed
+// and signed it, and nobody has approved.
+type attack struct {
+	name string
+	test func(t *testing.T, k *kase, plan string)
+}
+
 func TestAttack(t *testing.T) {
 	t.Parallel()
-	for _, tc := range []struct {
-		name string
-		test func(t *testing.T, k *kase, plan string) // one plan is made, nobody has approved
-	}{
-		{"proposer approves", func(t *testing.T, k *kase, plan string) {
-			wantError(t, Approve(t.Context(), k.Store, by, k.approval(t, k.alice, plan)), nil, "alice", "proposed")
-		}},
-		{"approver is not enrolled", func(t *testing.T, k *kase, plan string) {
-			wantError(t, Approve(t.Context(), k.Store, by, k.approval(t, k.stranger, plan)), nil, "stranger", "not an enrolled")
-		}},
-		{"stranger approves in the name of an approver", func(t *testing.T, k *kase, plan string) {
-			impostor := k.stranger
-			impostor.name = "bob"
-			wantError(t, Approve(t.Context(), k.Store, by, k.approval(t, impostor, plan)), nil, "does not verify")
-		}},
-		{"one person approves twice", func(t *testing.T, k *kase, plan string) {
-			k.approve(t, plan, k.bob, k.bob)
-			_, err := Permit(t.Context(), k.Store, plan)
-			wantError(t, err, ErrNeedsApproval, "1 of 2", "carol, dave")
-		}},
-		{"one person's approval is filed under two names", func(t *testing.T, k *kase, plan string) {
-			k.approve(t, plan, k.bob)
-			k.edit(t, `INSERT INTO documents (kind, id, version, body) SELECT kind, $1, 1, body FROM documents WHERE kind = 'approval'`, plan+" carol")
-			_, err := Permit(t.Context(), k.Store, plan)
-			wantError(t, err, ErrNeedsApproval, "1 of 2")
-		}},
-		{"one person's approval is renamed", func(t *testing.T, k *kase, plan string) {
-			k.approve(t, plan, k.bob)
-			k.edit(t, `INSERT INTO documents (kind, id, version, body)
-				SELECT kind, $1, 1, replace(body, '"bob"', '"carol"') FROM documents WHERE kind = 'approval'`, plan+" carol")
-			_, err := Permit(t.Context(), k.Store, plan)
-			wantError(t, err, nil, "carol", "does not verify")
-		}},
-		{"two approvers have one key", func(t *testing.T, k *kase, _ string) {
-			a := k.approvers(2)
-			a.People[2].PublicKey = a.People[1].PublicKey
-			wantError(t, a.Check(), nil, "bob and carol have the same key")
-		}},
-		{"two approvers have one key, written differently", func(t *testing.T, k *kase, _ string) {
-			a := k.approvers(2)
-			a.People[2].PublicKey = "comment before\n" + strings.ReplaceAll(a.People[1].PublicKey, "\n", "\r\n")
-			wantError(t, a.Check(), nil, "bob and carol have the same key")
-		}},
-		{"approval copied from another plan", func(t *testing.T, k *kase, plan string) {
-			other, _ := k.plan(t, func(p *Plan) { p.Limits.MaxArtifacts = 1 })
-			a := k.approval(t, k.bob, other)
-			must(t, Approve(t.Context(), k.Store, by, a))
-			a.Plan = plan
-			wantError(t, Approve(t.Context(), k.Store, by, a), nil, "does not verify")
-			// Filed by hand.
-			for _, body := range []string{"body", "replace(body, $2, $3)"} {
-				k.edit(t, `INSERT INTO documents (kind, id, version, body) SELECT kind, $1, (SELECT COUNT(*) FROM documents), `+body+` FROM documents
-					WHERE kind = 'approval' AND id = $2 || ' bob' AND $3 <> ''`, plan+" bob", other, plan)
-				if _, err := Permit(t.Context(), k.Store, plan); err == nil {
-					t.Fatal("permitted")
-				}
-			}
-		}},
-		{"approval signature over other bytes", func(t *testing.T, k *kase, plan string) {
-			request, err := ApprovalRequest(plan, leak, "bob")
-			must(t, err)
-			for what, signature := range map[string]string{
-				"the plan's digest alone": k.bob.sign(t, []byte(plan)),
-				"another incident":        k.bob.sign(t, []byte(strings.Replace(string(request), leak, "INC-2", 1))),
-				"another approver":        k.bob.sign(t, []byte(strings.Replace(string(request), "bob", "carol", 1))),
-				"a newline more":          k.bob.sign(t, append(request, '\n')),
-				"nothing":                 "",
-				"no base64":               "%%%",
-				"noise":                   base64.StdEncoding.EncodeToString([]byte("noise")),
-			} {
-				if err := Approve(t.Context(), k.Store, by, Approval{Plan: plan, Approver: "bob", Signature: signature}); err == nil {
-					t.Errorf("%s: accepted", what)
-				}
-			}
-		}},
-		{"approver's key is under an incident", func(t *testing.T, k *kase, plan string) {
-			k.update(t, func(tx *store.Tx) error { return tx.PutSigner(t.Context(), k.bob.record(signer.Active)) })
-			k.open(t, "INC-2", k.bob.id)
-			wantError(t, Approve(t.Context(), k.Store, by, k.approval(t, k.bob, plan)), nil, "bob", "under an incident")
-		}},
-		{"approver's key is under an incident since the approval", func(t *testing.T, k *kase, plan string) {
-			k.approve(t, plan, k.bob, k.carol)
-			k.permit(t, plan)
-			k.update(t, func(tx *store.Tx) error { return tx.PutSigner(t.Context(), k.bob.record(signer.Active)) })
-			k.open(t, "INC-2", k.bob.id)
-			_, err := Permit(t.Context(), k.Store, plan)
-			wantError(t, err, nil, "bob", "under an incident")
-		}},
-		{"approver set changed after the plan", func(t *testing.T, k *kase, plan string) {
-			k.approve(t, plan, k.bob, k.carol)
-			k.edit(t, `UPDATE documents SET body = replace(body, '"quorum":2', '"quorum":1') WHERE kind = 'approvers'`)
-			_, err := Permit(t.Context(), k.Store, plan)
-			wantError(t, err, ErrNeedsApproval, "approver set changed")
-		}},
-		{"approvers enrolled a second time", func(t *testing.T, k *kase, _ string) {
-			wantError(t, Enroll(t.Context(), k.Store, by, k.approvers(1)), nil, "enrolled already")
-		}},
-		{"quorum not met", func(t *testing.T, k *kase, plan string) {
-			_, err := Permit(t.Context(), k.Store, plan)
-			wantError(t, err, ErrNeedsApproval, "0 of 2", "bob, carol, dave")
-			k.approve(t, plan, k.carol)
-			_, err = Permit(t.Context(), k.Store, plan)
-			wantError(t, err, ErrNeedsApproval, "1 of 2", "bob, dave")
-			if strings.Contains(err.Error(), "alice") {
-				t.Errorf("the proposer is named as able to approve: %v", err)
-			}
-			k.approve(t, plan, k.dave)
-			wantEqual(t, "approvers", k.permit(t, plan).Approvers(), []string{"carol", "dave"})
-		}},
+	for _, a := range slices.Concat(attacksOnApprovals(), attacksOnCredentials(), attacksOnBreakGlass(), attacksOnMotions(), attacksOnPlans()) {
+		t.Run(a.name, func(t *testing.T) {
+			t.Parallel()
+			k := newCase(t)
+			k.open(t, leak, k.old.id, 3)
+			plan, _ := k.plan(t, nil)
+			a.test(t, k, plan)
+			k.checkJournal(t)
+		})
+	}
+}
+
+func attacksOnPlans() []attack {
+	return []attack{
 		{"new signer is tainted", func(t *testing.T, k *kase, _ string) {
 			p := k.draft()
 			p.NewSigner = k.old.id
@@ -248,18 +158,9 @@ func TestAttack(t *testing.T) {
 			k.wantChanged(t, plan, item, "deny")
 		}},
 		{"plan nobody made", func(t *testing.T, k *kase, _ string) {
-			_, err := Permit(t.Context(), k.Store, digest(9))
+			_, err := k.tryPermit(t, digest(9))
 			wantError(t, err, inventory.ErrNotFound)
 		}},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			t.Parallel()
-			k := newCase(t)
-			k.open(t, leak, k.old.id, 3)
-			plan, _ := k.plan(t, nil)
-			tc.test(t, k, plan)
-			k.checkJournal(t)
-		})
 	}
 }
 
@@ -331,9 +232,10 @@ func TestAttackOnApprovedPlan(t *testing.T) {
 			for _, d := range append(trust.Decisions(), "") {
 				was[d] = k.items(t, plan, d)
 			}
+			approval := k.approval(t, k.dave, plan)
 			k.edit(t, tc.query, args...)
-			_, permitErr := Permit(t.Context(), k.Store, plan)
-			approveErr := Approve(t.Context(), k.Store, by, k.approval(t, k.dave, plan))
+			_, permitErr := k.tryPermit(t, plan)
+			approveErr := k.tryApprove(t, approval)
 			if (permitErr == nil) != (approveErr == nil) {
 				t.Errorf("permit: %v, approve: %v", permitErr, approveErr)
 			}
@@ -347,38 +249,4 @@ func TestAttackOnApprovedPlan(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestApproversCheck(t *testing.T) {
-	t.Parallel()
-	k := newCase(t)
-	for name, change := range map[string]func(*Approvers){
-		"nobody":            func(a *Approvers) { a.People = nil },
-		"quorum of none":    func(a *Approvers) { a.Quorum = 0 },
-		"quorum below none": func(a *Approvers) { a.Quorum = -1 },
-		"quorum above all":  func(a *Approvers) { a.Quorum = 5 },
-		"a name twice":      func(a *Approvers) { a.People[1].Name = a.People[0].Name },
-		"no name":           func(a *Approvers) { a.People[1].Name = " " },
-		"no key":            func(a *Approvers) { a.People[1].PublicKey = "" },
-		"a private key": func(a *Approvers) {
-			a.People[1].PublicKey = strings.ReplaceAll(a.People[1].PublicKey, "PUBLIC", "PRIVATE")
-		},
-		"two keys for one name":  func(a *Approvers) { a.People[1].PublicKey += a.People[2].PublicKey },
-		"one key for two people": func(a *Approvers) { a.People[3].PublicKey = a.People[0].PublicKey },
-	} {
-		a := k.approvers(2)
-		change(&a)
-		if a.Check() == nil {
-			t.Errorf("%s: accepted", name)
-		}
-	}
-	for quorum := 1; quorum <= 4; quorum++ {
-		must(t, k.approvers(quorum).Check())
-	}
-	wantEqual(t, "digest", k.approvers(2).Digest(), k.approvers(2).Digest())
-	if k.approvers(2).Digest() == k.approvers(3).Digest() {
-		t.Error("two sets have one digest")
-	}
-	names, err := ApprovedBy(t.Context(), k.Store, digest(1))
-	wantEqual(t, "approvals of no plan", fmt.Sprint(names, err), "[] <nil>")
 }

@@ -1,6 +1,7 @@
 package rotate
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,6 +43,7 @@ type Contained struct {
 	Quarantined []string `json:"quarantined"` // references of the rogue artifacts taken away
 	Absent      []string `json:"absent"`      // rogue artifacts that were gone already
 	Elsewhere   []string `json:"elsewhere"`   // denied digests that this plan does not take away: no scan saw them, or they were marked since
+	Spared      []string `json:"spared"`      // left where they are: the plan denies them, and what is known by now does not; with reasons
 	Failed      []string `json:"failed"`      // with reasons
 }
 
@@ -49,35 +51,40 @@ type Contained struct {
 // away every artifact it denies: into the vault first, then out of the
 // registry. It may be run again; what is gone already is left alone.
 func Contain(ctx context.Context, s *store.Store, reg Registry, publish Publish, by journal.Author, p Permission, apply bool) (Contained, error) {
-	c := Contained{Incident: p.plan.Incident, Plan: p.digest, Applied: apply, Published: "revocations/" + p.plan.Incident + ".json",
-		Quarantined: []string{}, Absent: []string{}, Elsewhere: []string{}, Failed: []string{}}
-	i, err := LoadIncident(ctx, s, p.plan.Incident)
-	if err != nil {
-		return c, err
-	}
-	incidents, err := Incidents(ctx, s)
-	if err != nil {
-		return c, err
-	}
-	rogue := p.plan.rogueNow(incidents)
-	statement, err := Revoke(i, p, rogue)
-	if err != nil {
-		return c, err
-	}
+	c := Contained{Incident: p.plan.Incident, Plan: p.digest, Applied: apply, Published: revocationName(p.plan.Incident),
+		Quarantined: []string{}, Absent: []string{}, Elsewhere: []string{}, Spared: []string{}, Failed: []string{}}
 	a := acts{store: s, by: by, apply: apply}
-	if err := a.do(ctx, "revocation", c.Published, statement, func() error {
-		return publish(ctx, c.Published, statement)
-	}); err != nil {
-		return c, err
+	var now denial
+	for {
+		next, err := p.denial(ctx, s)
+		if err != nil {
+			return c, err
+		}
+		// Looked at again after it is published: whoever widened the incident
+		// meanwhile may have published a wider statement before this one.
+		if bytes.Equal(next.statement, now.statement) {
+			break
+		}
+		now = next
+		if err := a.do(ctx, "revocation", c.Published, now.statement, func() error {
+			return publish(ctx, c.Published, now.statement)
+		}); err != nil {
+			return c, err
+		}
 	}
+	rogue := maps.Clone(now.rogue)
 	seen := map[string]bool{}
-	err = Items(ctx, s, p.digest, trust.Deny, func(i Item) error {
+	err := Items(ctx, s, p.digest, trust.Deny, func(i Item) error {
 		delete(rogue, i.Digest)
 		ref := i.Repository + "@" + i.Digest
 		if seen[ref] {
 			return nil
 		}
 		seen[ref] = true
+		if why := now.spared[ref]; why != "" {
+			c.Spared = append(c.Spared, ref+": "+why)
+			return nil
+		}
 		switch gone, err := a.quarantine(ctx, reg, i); {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -95,6 +102,111 @@ func Contain(ctx context.Context, s *store.Store, reg Registry, publish Publish,
 		err = fmt.Errorf("%d rogue artifacts are still in the registry: %s", len(c.Failed), strings.Join(c.Failed, "; "))
 	}
 	return c, err
+}
+
+// denial is what an approved plan denies by what is known now.
+type denial struct {
+	statement []byte
+	rogue     map[string]string // digests marked rogue
+	spared    map[string]string // references that the plan denies, left alone after all → why
+}
+
+func (p Permission) denial(ctx context.Context, s *store.Store) (d denial, err error) {
+	incidents, err := Incidents(ctx, s)
+	if err != nil {
+		return d, err
+	}
+	at := slices.IndexFunc(incidents, func(i Incident) bool { return i.ID == p.plan.Incident })
+	if at < 0 {
+		return d, fmt.Errorf("incident %s: %w", p.plan.Incident, inventory.ErrNotFound)
+	}
+	i := incidents[at]
+	if !i.counts() {
+		return d, errWithdrawn(i.ID)
+	}
+	if err := p.plan.checkKept(i.Incident, p.at); err != nil {
+		return d, err
+	}
+	d.rogue, d.spared = p.plan.rogueNow(incidents), map[string]string{}
+	// Not Current: containing must not wait for another new signer.
+	policy, err := p.counted().policy(ctx, s, Rules(incidents), d.rogue)
+	if err != nil {
+		return d, err
+	}
+	denied := maps.Clone(d.rogue)
+	err = Items(ctx, s, p.digest, trust.Deny, func(i Item) error {
+		if _, marked := d.rogue[i.Digest]; marked {
+			return nil
+		}
+		why, err := p.spares(ctx, s, policy, i)
+		if why != "" {
+			d.spared[i.Repository+"@"+i.Digest] = why
+		} else {
+			denied[i.Digest] = i.Reason
+		}
+		return err
+	})
+	if err != nil {
+		return d, err
+	}
+	d.statement, err = Revoke(i, p, Rules(incidents), denied)
+	return d, err
+}
+
+// spares says why what the plan denies without a mark is left alone after all,
+// or "": the mark it was denied for was taken back since, something explains it
+// by now, or the same content is good elsewhere.
+func (p Permission) spares(ctx context.Context, s *store.Store, policy trust.Policy, i Item) (string, error) {
+	a := inventory.Artifact{Repository: i.Repository, Digest: i.Digest}
+	sigs, err := s.SignaturesOf(ctx, a, p.digest)
+	if err != nil {
+		return "", err
+	}
+	items, err := decideOne(ctx, s, a, sigs, policy)
+	if err != nil {
+		return "", err
+	}
+	at := slices.IndexFunc(items, func(o Item) bool { return o.Statement == i.Statement })
+	_, wasMarked := p.plan.Rogue[i.Digest]
+	switch {
+	case at < 0 && wasMarked:
+		return "its mark was taken back", nil
+	case at >= 0 && items[at].Decision != trust.Deny:
+		return fmt.Sprintf("the inventory now says %s (%s)", items[at].Decision, items[at].Reason), nil
+	}
+	// What is not in the inventory any more is gone, perhaps by our own hand.
+	place, err := spokenFor(ctx, s, policy, i.Digest)
+	if place != "" {
+		return "the same content is not denied in " + place, nil
+	}
+	return "", err
+}
+
+// spokenFor returns a repository in which something other than a denial is
+// decided about a digest, or a signer of no concern signed it: a thief who signs
+// a copy of a good image must not get the good one denied.
+func spokenFor(ctx context.Context, s *store.Store, policy trust.Policy, digest string) (string, error) {
+	for at := (store.Place{}); ; {
+		arts, next, err := s.Artifacts(ctx, store.Selection{Digest: digest}, at, page)
+		if err != nil || len(arts) == 0 {
+			return "", err
+		}
+		at = next
+		all, err := s.SignaturesOfAll(ctx, arts)
+		if err != nil {
+			return "", err
+		}
+		for n, a := range arts {
+			items, err := decideOne(ctx, s, a, all[n], policy)
+			if err != nil {
+				return "", err
+			}
+			if slices.ContainsFunc(items, func(i Item) bool { return i.Decision != trust.Deny }) ||
+				len(items) == 0 && slices.ContainsFunc(all[n], func(g inventory.Signature) bool { return g.Verified }) {
+				return a.Repository, nil
+			}
+		}
+	}
 }
 
 // acts carries out acts on the outside world. In a dry run it walks the same

@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -26,7 +27,7 @@ func wanted(t *testing.T, k *kase, p Permission) map[string]string {
 	t.Helper()
 	i, err := LoadIncident(t.Context(), k.Store, leak)
 	must(t, err)
-	statement, err := Revoke(i, p, p.plan.Rogue)
+	statement, err := Revoke(i, p, Rules([]Incident{i}), p.plan.Rogue)
 	must(t, err)
 	return map[string]string{digest(1): "good image", digest(40): "good signatures",
 		"tag sha256-" + strings.TrimPrefix(digest(1), "sha256:") + ".sig": digest(40),
@@ -44,7 +45,7 @@ func TestContainDryRun(t *testing.T) {
 	had, journaled := f.state(), len(k.entries(t))
 	c, err := k.contain(t.Context(), f, p, false)
 	must(t, err)
-	wantEqual(t, "result", c, Contained{Incident: leak, Plan: plan, Published: revocation, Quarantined: []string{repo + "@" + digest(3)}, Absent: []string{}, Elsewhere: []string{}, Failed: []string{}})
+	wantEqual(t, "result", c, Contained{Incident: leak, Plan: plan, Published: revocation, Quarantined: []string{repo + "@" + digest(3)}, Absent: []string{}, Elsewhere: []string{}, Spared: []string{}, Failed: []string{}})
 	wantEqual(t, "registry", f.state(), had)
 	wantEqual(t, "writes", f.writes, []string(nil))
 	wantEqual(t, "journal", len(k.entries(t)), journaled)
@@ -98,7 +99,7 @@ func TestContain(t *testing.T) {
 	}
 	c, err := k.contain(t.Context(), f, p, true)
 	must(t, err)
-	want := Contained{Incident: leak, Plan: plan, Applied: true, Published: revocation, Quarantined: []string{repo + "@" + digest(3)}, Absent: []string{}, Elsewhere: []string{}, Failed: []string{}}
+	want := Contained{Incident: leak, Plan: plan, Applied: true, Published: revocation, Quarantined: []string{repo + "@" + digest(3)}, Absent: []string{}, Elsewhere: []string{}, Spared: []string{}, Failed: []string{}}
 	wantEqual(t, "result", c, want)
 	wantEqual(t, "registry", f.state(), wanted(t, k, p))
 	wantEqual(t, "writes", f.writes, []string{"publish " + revocation, "delete " + digest(3), "detach " + digest(32), "detach " + digest(33), "delete " + digest(30), "delete " + digest(31)})
@@ -518,4 +519,100 @@ func TestMarksMadeAtOnce(t *testing.T) {
 	if published := string(f.state()["published "+revocation]); strings.Count(published, `"sha256":`) != 21 {
 		t.Errorf("the statement denies %d digests, want 21: %s", strings.Count(published, `"sha256":`), published)
 	}
+}
+
+// TestContainUnexplained denies what nothing of ours explains, as long as that is
+// so and nothing speaks for the same content elsewhere.
+func TestContainUnexplained(t *testing.T) {
+	t.Parallel()
+	k := newCase(t)
+	k.open(t, leak, k.old.id, 3)
+	// 2 stays without a record, 8 gets one after the approval, and 9 is a good
+	// image that the thief copied into another repository and signed there.
+	for _, n := range []int{8, 9} {
+		g := signed(k.old, inventory.Legacy, false)
+		g.PayloadDigest = digest(70 + n)
+		k.put(t, repo, n, g)
+	}
+	k.put(t, elsewhere, 9, signed(k.builder, inventory.Legacy, true))
+	k.source(t, trust.Source{Name: "ci", Kind: inventory.RecordCI, By: k.builder.id, Signer: k.old.id})
+	plan, _ := k.plan(t, nil)
+	for _, n := range []int{2, 8, 9} {
+		wantEqual(t, "decision", k.item(t, plan, n, inventory.SignPredicate).Decision, trust.Deny)
+	}
+	k.approve(t, plan, k.bob, k.carol)
+	p := k.permit(t, plan)
+	k.record(t, inventory.Record{Kind: inventory.RecordCI, By: k.builder.id.ID(), Digest: digest(8)})
+
+	f := newFakeRegistry()
+	for _, n := range []int{2, 8, 9} {
+		f.manifests[digest(n)] = []byte("image")
+	}
+	c, err := k.contain(t.Context(), f, p, true)
+	must(t, err)
+	wantEqual(t, "taken away", c.Quarantined, []string{repo + "@" + digest(2), repo + "@" + digest(3)})
+	if len(c.Spared) != 2 || !strings.HasPrefix(c.Spared[0], repo+"@"+digest(8)) || !strings.Contains(c.Spared[1], elsewhere) {
+		t.Errorf("left alone: %q", c.Spared)
+	}
+	var said Revocation
+	must(t, json.Unmarshal([]byte(f.state()["published "+revocation]), &said))
+	var denied []string
+	for _, x := range said.Subject {
+		denied = append(denied, "sha256:"+x.Digest["sha256"])
+	}
+	wantEqual(t, "denied", denied, []string{digest(2), digest(3)})
+
+	// Again, when its signatures are gone from the inventory too.
+	k.update(t, func(tx *store.Tx) error {
+		return tx.KeepSignatures(t.Context(), repo, digest(2), "", inventory.Formats(), nil)
+	})
+	c, err = k.contain(t.Context(), f, p, true)
+	must(t, err)
+	wantEqual(t, "absent", c.Absent, []string{repo + "@" + digest(2), repo + "@" + digest(3)})
+}
+
+// TestAttackOnCutOver is about what happens while anchors are written, and about
+// what the thief has deployed.
+func TestAttackOnCutOver(t *testing.T) {
+	t.Parallel()
+	t.Run("the new signer comes under an incident meanwhile", func(t *testing.T) {
+		t.Parallel()
+		k, w, p := walled(t, digest(2), digest(7))
+		once := false
+		accepts := func(ctx context.Context, repository, d string, f inventory.Format, by signer.Record) error {
+			if !once {
+				once = true
+				k.open(t, "INC-2", k.next.id)
+			}
+			return w.accepts(ctx, repository, d, f, by)
+		}
+		_, err := CutOver(t.Context(), k.Store, accepts, by, p, true)
+		wantError(t, err, nil, "itself under incident INC-2")
+		wantEqual(t, "its state", k.state(t, k.next), signer.Tainted)
+	})
+	t.Run("an unexplained artifact is deployed and keeps the old signer in", func(t *testing.T) {
+		t.Parallel()
+		k := newCase(t)
+		k.open(t, leak, k.old.id, 3)
+		k.put(t, repo, 8, signed(k.old, inventory.Legacy, false))
+		k.deploy(t, repo, 8)
+		for _, n := range []int{2, 7} {
+			k.record(t, inventory.Record{Kind: inventory.RecordCI, By: k.builder.id.ID(), Digest: digest(n)})
+		}
+		k.source(t, trust.Source{Name: "ci", Kind: inventory.RecordCI, By: k.builder.id, Signer: k.old.id})
+		anchor := filepath.Join(t.TempDir(), "ci.pub")
+		must(t, os.WriteFile(anchor, k.old.pem, 0o644))
+		plan, _ := k.plan(t, func(p *Plan) {
+			p.AcceptDark, p.Consumers = []string{digest(2), digest(7)}, []Consumer{{Name: "ci", Reads: inventory.Legacy, Anchor: anchor}}
+		})
+		wantEqual(t, "decision", k.item(t, plan, 8, inventory.SignPredicate).Decision, trust.Deny)
+		accepts := func(_ context.Context, _, d string, _ inventory.Format, _ signer.Record) error {
+			if d == digest(1) {
+				return nil
+			}
+			return errors.New("no signature by the new signer is there")
+		}
+		_, err := CutOver(t.Context(), k.Store, accepts, by, k.may(t, plan), true)
+		must(t, err)
+	})
 }

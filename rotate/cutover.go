@@ -51,6 +51,9 @@ type Accepts func(ctx context.Context, repository, digest string, f inventory.Fo
 // again.
 func CutOver(ctx context.Context, s *store.Store, accepts Accepts, by journal.Author, p Permission, apply bool) (Cutover, error) {
 	c := Cutover{Incident: p.plan.Incident, Plan: p.digest, Applied: apply, Dark: []Dark{}, Anchors: []string{}, Already: []string{}, Others: []string{}}
+	if p.plan.Keep {
+		return c, fmt.Errorf("plan %s keeps its signer: no anchor changes; \"reseal contain\" has the window denied", p.digest)
+	}
 	next, err := s.Signer(ctx, p.plan.NewSigner.ID())
 	if err != nil {
 		return c, err
@@ -91,12 +94,28 @@ func CutOver(ctx context.Context, s *store.Store, accepts Accepts, by journal.Au
 		return c, nil
 	}
 	return c, s.Update(ctx, by, func(tx *store.Tx) error {
+		// Anew: what was declared while the anchors were written must not be
+		// undone.
+		incidents, err := Incidents(ctx, s)
+		if err != nil {
+			return err
+		}
+		if err := p.plan.checkNewSigner(incidents); err != nil {
+			return fmt.Errorf("the anchors name it already: %w", err)
+		}
+		next, err := s.Signer(ctx, p.plan.NewSigner.ID())
+		if err != nil {
+			return err
+		}
 		next.State = signer.Active
 		if err := tx.PutSigner(ctx, next); err != nil {
 			return err
 		}
 		for _, id := range p.plan.Replaced {
 			old, err := s.Signer(ctx, id.ID())
+			if errors.Is(err, inventory.ErrNotFound) {
+				continue // named before anything of it was seen
+			}
 			if err != nil {
 				return err
 			}
@@ -158,30 +177,30 @@ func (c *Cutover) cover(ctx context.Context, s *store.Store, accepts Accepts, p 
 		return err
 	}
 	held := map[string]string{} // reasons
+	denied := map[string]bool{} // what is meant to be refused keeps nobody from cutting over
 	if _, err := Assess(ctx, s, policy, func(i Item) error {
-		if i.Deployed && i.Decision == trust.Hold && i.PredicateType() == inventory.SignPredicate {
-			held[i.Repository+"@"+i.Digest] = i.Reason
+		switch ref := i.Repository + "@" + i.Digest; {
+		case !i.Deployed || i.PredicateType() != inventory.SignPredicate:
+		case i.Decision == trust.Hold:
+			held[ref] = i.Reason
+		case i.Decision == trust.Deny:
+			denied[ref] = true
 		}
 		return nil
 	}); err != nil {
 		return err
 	}
-	sel := selection(policy)
-	for at := (store.Place{}); ; {
-		arts, place, err := s.Artifacts(ctx, sel, at, page)
-		if err != nil || len(arts) == 0 {
-			return err
-		}
-		at = place
+	return eachArtifact(ctx, s, policy, func(arts []inventory.Artifact) error {
 		for _, a := range arts {
-			if _, rogue := policy.Rogue[a.Digest]; rogue || !a.Deployed {
+			if _, rogue := policy.Rogue[a.Digest]; rogue || denied[a.Ref()] || !a.Deployed {
 				continue
 			}
 			if err := c.coverOne(ctx, s, accepts, p.plan, policy, a, next, held[a.Ref()]); err != nil {
 				return err
 			}
 		}
-	}
+		return nil
+	})
 }
 
 func (c *Cutover) coverOne(ctx context.Context, s *store.Store, accepts Accepts, p Plan, policy trust.Policy, a inventory.Artifact, next signer.Record, held string) error {
@@ -195,7 +214,7 @@ func (c *Cutover) coverOne(ctx context.Context, s *store.Store, accepts Accepts,
 	}
 	for _, consumer := range p.Consumers {
 		if slices.Contains(c.Others, consumer.Name) || !slices.ContainsFunc(ever, func(g inventory.Signature) bool {
-			return g.Format == consumer.Reads && g.Verified && g.PredicateType == inventory.SignPredicate && slices.Contains(p.Replaced, g.Signer)
+			return g.Format == consumer.Reads && g.Verified && g.PredicateType == inventory.SignPredicate && policy.Replaces(g)
 		}) {
 			continue
 		}

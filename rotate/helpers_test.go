@@ -49,6 +49,7 @@ var (
 	leaked = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	before = leaked.AddDate(0, 0, -10)
 	today  = leaked.AddDate(0, 0, 7)
+	ends   = today.AddDate(0, 3, 0) // of plans
 	by     = journal.Author{Actor: proposerName, Reason: "test"}
 	tsa    = inventory.Authority{Role: inventory.RoleTSA, ID: "tsa"}
 )
@@ -151,7 +152,7 @@ func newCase(t testing.TB) *kase {
 func (k *kase) approvers(quorum int) Approvers {
 	a := Approvers{Schema: ApproversSchema, Quorum: quorum}
 	for _, p := range []person{k.alice, k.bob, k.carol, k.dave} {
-		a.People = append(a.People, Approver{Name: p.name, PublicKey: string(p.pem)})
+		a.People = append(a.People, Person{Name: p.name, Credentials: []Credential{{PublicKey: string(p.pem)}}})
 	}
 	return a
 }
@@ -233,10 +234,21 @@ func (k *kase) open(t testing.TB, id string, of signer.Identity, rogue ...int) {
 
 // draft is the plan as its proposer fills it in.
 func (k *kase) draft() Plan {
-	return Plan{Incident: leak, Proposer: proposerName, MadeAt: today, NewSigner: k.next.id, Skew: time.Minute}
+	return Plan{Incident: leak, Proposer: proposerName, MadeAt: today, ExpiresAt: ends, NewSigner: k.next.id, Skew: time.Minute}
 }
 
+// plan makes a plan, which alice signs if she is the proposer.
 func (k *kase) plan(t testing.TB, change func(*Plan)) (string, Totals) {
+	t.Helper()
+	d, totals := k.unsigned(t, change)
+	if p, _, err := LoadPlan(t.Context(), k.Store, d); err == nil && p.Proposer == proposerName {
+		must(t, k.tryApprove(t, k.proposal(t, k.alice, d)))
+	}
+	return d, totals
+}
+
+// unsigned makes a plan that nobody signs.
+func (k *kase) unsigned(t testing.TB, change func(*Plan)) (string, Totals) {
 	t.Helper()
 	p := k.draft()
 	if change != nil {
@@ -247,23 +259,54 @@ func (k *kase) plan(t testing.TB, change func(*Plan)) (string, Totals) {
 	return d, totals
 }
 
-func (k *kase) approval(t testing.TB, p person, plan string) Approval {
+// request is what a person signs to approve a plan or a motion.
+func (k *kase) request(t testing.TB, digest, name string) (kind string, request []byte) {
 	t.Helper()
-	request, err := ApprovalRequest(plan, leak, p.name)
+	kind = PlanKind
+	if m, err := LoadMotion(t.Context(), k.Store, digest); err == nil {
+		kind = m.Kind
+	}
+	b, err := loadBallot(t.Context(), k.Store, kind, digest)
 	must(t, err)
-	return Approval{Plan: plan, Approver: p.name, Signature: p.sign(t, request), At: today}
+	request, err = ApprovalRequest(kind, digest, b.subject, name, b.expires)
+	must(t, err)
+	return kind, request
 }
 
-func (k *kase) approve(t testing.TB, plan string, people ...person) {
+func (k *kase) approval(t testing.TB, p person, digest string) Approval {
+	t.Helper()
+	kind, request := k.request(t, digest, p.name)
+	return Approval{Kind: kind, Digest: digest, Approver: p.name, Signature: p.sign(t, request), At: today}
+}
+
+// proposal is the proposer's signature.
+func (k *kase) proposal(t testing.TB, p person, digest string) Approval {
+	t.Helper()
+	a := k.approval(t, p, digest)
+	a.Proposal = true
+	return a
+}
+
+func (k *kase) tryApprove(t testing.TB, a Approval) error {
+	t.Helper()
+	return Approve(t.Context(), k.Store, fakeJudge{}, by, a)
+}
+
+func (k *kase) approve(t testing.TB, digest string, people ...person) {
 	t.Helper()
 	for _, p := range people {
-		must(t, Approve(t.Context(), k.Store, by, k.approval(t, p, plan)))
+		must(t, k.tryApprove(t, k.approval(t, p, digest)))
 	}
+}
+
+func (k *kase) tryPermit(t testing.TB, plan string) (Permission, error) {
+	t.Helper()
+	return Permit(t.Context(), k.Store, fakeJudge{}, plan, k.clock())
 }
 
 func (k *kase) permit(t testing.TB, plan string) Permission {
 	t.Helper()
-	p, err := Permit(t.Context(), k.Store, plan)
+	p, err := k.tryPermit(t, plan)
 	must(t, err)
 	return p
 }

@@ -1,7 +1,6 @@
 package rotate
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -10,6 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"iter"
+	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -19,11 +21,7 @@ import (
 	"github.com/reseal/reseal/journal"
 	"github.com/reseal/reseal/rotate/trust"
 	"github.com/reseal/reseal/signer"
-	"github.com/reseal/reseal/verify"
 )
-
-// page is how many artifacts are held in memory at once.
-const page = 500
 
 // Limits are the ceilings of a plan. Over one, nothing is done.
 type Limits struct {
@@ -45,177 +43,96 @@ type Consumer struct {
 // digest covers this header, every Item and the Totals, and is what people
 // approve.
 type Plan struct {
-	Schema     string            `json:"schema"`
-	Incident   string            `json:"incident"`
-	Incidents  []trust.Incident  `json:"incidents"` // every incident known when it was made
-	Proposer   string            `json:"proposer"`
-	MadeAt     time.Time         `json:"made_at"`
-	NewSigner  signer.Identity   `json:"new_signer"`
-	Replaced   []signer.Identity `json:"replaced"` // the compromised signers that the new one replaces
-	Skew       time.Duration     `json:"skew_ns"`
-	Vouchers   []trust.Voucher   `json:"vouchers"`
-	Rogue      map[string]string `json:"rogue"`
-	Homes      []string          `json:"homes"`
-	AcceptDark []string          `json:"accept_dark"` // deployed digests whose hold is accepted by name
-	Consumers  []Consumer        `json:"consumers"`
-	Limits     Limits            `json:"limits"`
-	Unread     int64             `json:"unread"` // what the last scans could not read, and the plan therefore does not know
-	Quorum     int               `json:"quorum"`
-	Approvers  string            `json:"approvers"` // digest of the approver set
-}
-
-// Item is one line of a plan: what is done with one statement.
-type Item struct {
-	Seq        int64              `json:"seq"`
-	Repository string             `json:"repository"`
-	Digest     string             `json:"digest"`
-	MediaType  string             `json:"media_type"`
-	Size       int64              `json:"size"`
-	Deployed   bool               `json:"deployed"`
-	Tags       []string           `json:"tags,omitempty"`
-	Statement  string             `json:"statement"` // see inventory.Signature.StatementKey
-	Decision   trust.Decision     `json:"decision"`
-	Reason     string             `json:"reason"`
-	Formats    []inventory.Format `json:"formats,omitempty"` // to re-sign in
-	Signatures []ItemSignature    `json:"signatures"`
-}
-
-// ItemSignature is one signature an item was decided on, and its verdict. The
-// list is the item's basis.
-type ItemSignature struct {
-	ID      string           `json:"id"`
-	Signer  string           `json:"signer"`
-	Format  inventory.Format `json:"format"`
-	Content string           `json:"content"`
-	Verdict trust.Verdict    `json:"verdict"`
-	Why     string           `json:"why"`
-}
-
-// PredicateType returns the type of what the item states.
-func (i Item) PredicateType() string {
-	return inventory.Statement{Key: i.Statement}.PredicateType()
-}
-
-// Totals counts what an assessment found.
-type Totals struct {
-	Artifacts  int64                    `json:"artifacts"`
-	Signatures int64                    `json:"signatures"`
-	Deployed   int64                    `json:"deployed"`
-	Verdicts   map[trust.Verdict]int64  `json:"verdicts"`
-	Decisions  map[trust.Decision]int64 `json:"decisions"` // of statements
+	Schema      string            `json:"schema"`
+	Incident    string            `json:"incident"`
+	Incidents   []trust.Incident  `json:"incidents"` // every incident that counted when it was made
+	Proposer    string            `json:"proposer"`
+	MadeAt      time.Time         `json:"made_at"`
+	NewSigner   signer.Identity   `json:"new_signer"`
+	Keep        bool              `json:"keep,omitempty"` // no new signer: the window is denied, the signer stays
+	Order       Order             `json:"order"`
+	Replaced    []signer.Identity `json:"replaced"` // the compromised signers that the new one replaces
+	Skew        time.Duration     `json:"skew_ns"`
+	Vouchers    []trust.Voucher   `json:"vouchers"`
+	Sources     []trust.Source    `json:"sources,omitempty"` // declared complete
+	Rogue       map[string]string `json:"rogue"`
+	Homes       []string          `json:"homes"`
+	AcceptDark  []string          `json:"accept_dark"` // deployed digests whose hold is accepted by name
+	Consumers   []Consumer        `json:"consumers"`
+	Limits      Limits            `json:"limits"`
+	Unread      int64             `json:"unread"` // what the last scans could not read, and the plan therefore does not know
+	Quorum      int               `json:"quorum"`
+	Approvers   string            `json:"approvers"` // digest of the approver set
+	ExpiresAt   time.Time         `json:"expires_at"`
+	Severity    string            `json:"severity"`              // of the incident
+	Rate        float64           `json:"rate"`                  // statements taken to be re-signed a second
+	Supplements string            `json:"supplements,omitempty"` // digest of the plan of which this lists only what is new or changed
 }
 
 // Policy returns what decisions are made by under the plan.
-func (p Plan) Policy(ctx context.Context, s *store.Store) trust.Policy {
+func (p Plan) Policy(ctx context.Context, s *store.Store) (trust.Policy, error) {
+	return p.policy(ctx, s, p.Incidents, p.Rogue)
+}
+
+// Current returns the policy under the incidents as they are now, so that what
+// was learnt since counts against trust.
+func (p Plan) Current(ctx context.Context, s *store.Store) (trust.Policy, error) {
+	incidents, err := Incidents(ctx, s)
+	if err != nil {
+		return trust.Policy{}, err
+	}
+	if err := p.checkNewSigner(incidents); err != nil {
+		return trust.Policy{}, err
+	}
+	return p.policy(ctx, s, Rules(incidents), p.rogueNow(incidents))
+}
+
+// policy returns what decisions are made by under some incidents and marks. What
+// it looks up in the store while it decides and cannot read proves nothing and
+// accuses nobody.
+func (p Plan) policy(ctx context.Context, s *store.Store, incidents []trust.Incident, rogue map[string]string) (trust.Policy, error) {
+	if p.Skew < 0 { // it would prove what was made inside a window to be older
+		return trust.Policy{}, fmt.Errorf("clocks cannot differ by %s, less than nothing", p.Skew)
+	}
+	incidents = trust.Compiled(incidents)
+	lists, err := loadLists(ctx, s, p.Vouchers)
+	if err != nil {
+		return trust.Policy{}, err
+	}
+	voided, err := void(ctx, s, p.Vouchers, rogue, lists)
+	if err != nil {
+		return trust.Policy{}, err
+	}
+	trusted, err := Enrolled(ctx, s)
+	if err != nil {
+		return trust.Policy{}, err
+	}
 	return trust.Policy{
-		Incidents: p.Incidents, Skew: p.Skew, Replaced: p.Replaced, Successor: p.NewSigner,
-		Vouchers: p.Vouchers, Rogue: p.Rogue, Homes: p.Homes,
-		Payload: func(g inventory.Signature) ([]byte, error) {
-			content, err := s.Vault(ctx, g.Content)
-			if err != nil {
-				return nil, err
-			}
-			return verify.Payload(g.Format, content)
-		},
-	}
+		Incidents: incidents, Skew: p.Skew, Primary: p.Incident, Successor: p.NewSigner, Keep: p.Keep,
+		Vouchers: p.Vouchers, Rogue: rogue, Homes: p.Homes,
+		Trusted:     trusted,
+		Unexplained: unexplained(ctx, s, p.Sources, incidents),
+		Payload:     payloadOf(ctx, s),
+		Listed:      func(v trust.Voucher, digest string) bool { return lists[v.List].holds(digest) },
+		Runs:        runs(ctx, s),
+		Void:        func(v trust.Voucher) string { return voided[v.ID()] },
+	}, nil
 }
 
-// selection is every artifact a plan could be about.
-func selection(p trust.Policy) store.Selection {
-	var sel store.Selection
-	for _, id := range p.Replaced {
-		sel.Signers = append(sel.Signers, id.ID())
+// Enrolled returns what reports whether verifiers are, or were, meant to accept
+// a signer.
+func Enrolled(ctx context.Context, s *store.Store) (func(signer.Identity) bool, error) {
+	records, err := s.Records(ctx)
+	if err != nil {
+		return nil, err
 	}
-	for d := range p.Rogue {
-		sel.Digests = append(sel.Digests, d)
-	}
-	slices.Sort(sel.Digests)
-	return sel
-}
-
-// Assess decides every statement of the signers that the policy replaces, and
-// about every artifact it marks rogue, in plan order, and calls visit with each. Memory does not grow with the inventory.
-func Assess(ctx context.Context, s *store.Store, p trust.Policy, visit func(Item) error) (Totals, error) {
-	t := Totals{Verdicts: map[trust.Verdict]int64{}, Decisions: map[trust.Decision]int64{}}
-	sel := selection(p)
-	var at store.Place
-	var seq int64
-	for {
-		arts, next, err := s.Artifacts(ctx, sel, at, page)
-		if err != nil {
-			return t, err
-		}
-		if len(arts) == 0 {
-			return t, nil
-		}
-		at = next
-		for _, a := range arts {
-			sigs, err := s.SignaturesOf(ctx, a, "")
-			if err != nil {
-				return t, err
-			}
-			items := decideArtifact(a, sigs, p)
-			if len(items) == 0 {
-				continue
-			}
-			t.Artifacts++
-			if a.Deployed {
-				t.Deployed++
-			}
-			for _, item := range items {
-				seq++
-				item.Seq = seq
-				t.Decisions[item.Decision]++
-				for _, g := range item.Signatures {
-					t.Signatures++
-					t.Verdicts[g.Verdict]++
-				}
-				if err := visit(item); err != nil {
-					return t, err
-				}
-			}
+	known := map[signer.Identity]bool{}
+	for _, r := range records {
+		if r.Enrolled() {
+			known[r.Identity] = true
 		}
 	}
-}
-
-func decideArtifact(a inventory.Artifact, sigs []inventory.Signature, p trust.Policy) []Item {
-	statements := inventory.Statements(a, sigs)
-	if _, rogue := p.Rogue[a.Digest]; rogue && len(statements) == 0 {
-		// Denied even before anybody signed it.
-		statements = []inventory.Statement{{Artifact: a, Key: inventory.SignPredicate}}
-	}
-	outcomes := map[string]trust.Outcome{}
-	for _, st := range statements {
-		if out, ok := trust.Decide(st, statements, p); ok {
-			outcomes[st.Key] = out
-		}
-	}
-	image := outcomes[inventory.SignPredicate] // none decided: no claim may speak for it
-	var items []Item
-	for key, out := range outcomes {
-		if key != inventory.SignPredicate {
-			out = trust.WithClaims(&image, out)
-		}
-		item := Item{Repository: a.Repository, Digest: a.Digest, MediaType: a.MediaType, Size: a.Size, Deployed: a.Deployed,
-			Tags: a.Tags, Statement: key, Decision: out.Decision, Reason: out.Reason, Formats: out.Formats}
-		for _, g := range out.Signatures {
-			item.Signatures = append(item.Signatures, ItemSignature{ID: g.ID, Signer: g.Signer.ID(), Format: g.Format,
-				Content: g.Content, Verdict: g.Verdict, Why: g.Reason})
-		}
-		items = append(items, item)
-	}
-	// Within an artifact the image signature comes first: a bundle of any kind
-	// makes cosign look past the ".sig" tag.
-	slices.SortFunc(items, func(x, y Item) int {
-		first := func(i Item) int {
-			if i.PredicateType() == inventory.SignPredicate {
-				return 0
-			}
-			return 1
-		}
-		return cmp.Or(cmp.Compare(first(x), first(y)), strings.Compare(x.Statement, y.Statement))
-	})
-	return items
+	return func(id signer.Identity) bool { return known[id] }, nil
 }
 
 // MakePlan makes the plan, keeps it, and returns its digest. p needs its
@@ -229,22 +146,32 @@ func MakePlan(ctx context.Context, s *store.Store, by journal.Author, p Plan) (P
 	if err != nil {
 		return p, "", Totals{}, err
 	}
+	policy, err := p.Policy(ctx, s)
+	if err != nil {
+		return p, "", Totals{}, err
+	}
+	work := newAssessment(s, policy)
+	work.also = newForecast(p, policy)
+	if work.skip, err = p.supplemented(ctx, s); err != nil {
+		return p, "", Totals{}, err
+	}
 	provisional := "making:" + rand.Text()
 	sum := newPlanDigest(header)
 	var totals Totals
 	var digest string
 	err = s.Update(ctx, by, func(tx *store.Tx) error {
-		totals, err = Assess(ctx, s, p.Policy(ctx, s), func(i Item) error {
+		if err := work.run(ctx, func(i Item) error {
 			line, err := canonical(i)
 			if err != nil {
 				return err
 			}
 			sum.line(line)
 			return tx.AddPlanItem(ctx, provisional, i.Seq, line)
-		})
-		if err != nil {
+		}); err != nil {
 			return err
 		}
+		work.also.end(&work.totals)
+		totals = work.totals
 		tail, err := canonical(totals)
 		if err != nil {
 			return err
@@ -263,6 +190,10 @@ func MakePlan(ctx context.Context, s *store.Store, by journal.Author, p Plan) (P
 	return p, digest, totals, err
 }
 
+// planLife is how long a plan may be approved and carried out where it does not
+// say itself.
+const planLife = 7 * 24 * time.Hour
+
 // complete adds what the inventory knows and refuses a plan that rests on what
 // is itself under an incident.
 func (p *Plan) complete(ctx context.Context, s *store.Store) error {
@@ -270,36 +201,43 @@ func (p *Plan) complete(ctx context.Context, s *store.Store) error {
 	if err != nil {
 		return err
 	}
-	p.Rogue = map[string]string{}
-	for _, i := range incidents {
-		p.Incidents = append(p.Incidents, i.Incident)
-		if i.ID == p.Incident {
-			p.Replaced = i.Signers
-		}
-		for d, why := range i.Rogue {
-			p.Rogue[d] = i.ID + ": " + why
-		}
+	at := slices.IndexFunc(incidents, func(i Incident) bool { return i.ID == p.Incident })
+	switch {
+	case at < 0:
+		return fmt.Errorf("incident %q: %w: \"reseal incident list\" lists those that are known", p.Incident, inventory.ErrNotFound)
+	case !incidents[at].counts():
+		return errWithdrawn(p.Incident)
 	}
-	tainted := func(id signer.Identity) bool {
-		return slices.ContainsFunc(p.Incidents, func(i trust.Incident) bool { return slices.Contains(i.Signers, id) })
+	primary := incidents[at]
+	p.Incidents, p.Rogue, p.Severity, p.Quorum = Rules(incidents), Rogue(incidents), primary.Severity, 0
+	p.Vouchers = slices.Clone(p.Vouchers)
+	if p.Rate == 0 {
+		p.Rate = defaultRate
 	}
-	next, err := s.Signer(ctx, p.NewSigner.ID())
-	if err != nil && !errors.Is(err, inventory.ErrNotFound) {
+	if p.Rate < 0 || math.IsNaN(p.Rate) || math.IsInf(p.Rate, 0) {
+		return fmt.Errorf("a rate of %g statements a second is none", p.Rate)
+	}
+	if p.Order == "" {
+		p.Order = ContinuityFirst
+	}
+	if p.Order != ContainFirst && p.Order != ContinuityFirst {
+		return fmt.Errorf("order %q: use %s or %s", p.Order, ContainFirst, ContinuityFirst)
+	}
+	if err := p.replace(ctx, s, primary.Incident, incidents); err != nil {
 		return err
 	}
-	if err := p.checkNewSigner(incidents); err != nil {
+	approvers, err := LoadApprovers(ctx, s)
+	if err != nil {
 		return err
 	}
-	if !next.Enrolled() || !next.State.Trusted() {
-		return fmt.Errorf("the new signer %s is not enrolled as trusted: \"reseal signer add NAME --key PUB --state standby\" enrols it", p.NewSigner)
+	if err := p.checkVouchers(ctx, s, approvers); err != nil {
+		return err
 	}
-	for _, v := range p.Vouchers {
-		if err := v.Check(); err != nil {
-			return err
-		}
-		if tainted(v.Signer) {
-			return fmt.Errorf("voucher %s is itself under an incident: it proves nothing", v.Signer)
-		}
+	if err := p.vouch(ctx, s, primary.Incident, approvers); err != nil {
+		return err
+	}
+	if p.Sources, err = Sources(ctx, s); err != nil {
+		return err
 	}
 	for _, d := range p.AcceptDark {
 		if err := inventory.CheckDigest(d); err != nil {
@@ -311,12 +249,96 @@ func (p *Plan) complete(ctx context.Context, s *store.Store) error {
 		return err
 	}
 	p.Unread = int64(len(problems))
-	approvers, err := LoadApprovers(ctx, s)
-	if err != nil {
+	p.Approvers = approvers.Digest()
+	for _, severity := range p.severities(incidents) {
+		p.Quorum = max(p.Quorum, approvers.Needed(severity))
+	}
+	if p.ExpiresAt.IsZero() {
+		p.ExpiresAt = p.MadeAt.Add(planLife)
+	}
+	return nil
+}
+
+// replace says which signers the plan replaces, and refuses a new signer that
+// could not.
+func (p *Plan) replace(ctx context.Context, s *store.Store, primary trust.Incident, incidents []Incident) error {
+	p.Replaced = []signer.Identity{}
+	if p.Keep {
+		if p.NewSigner != (signer.Identity{}) {
+			return errors.New("a plan that keeps its signer names no new one: choose one of both")
+		}
+		return p.checkKept(primary, p.MadeAt)
+	}
+	next, err := s.Signer(ctx, p.NewSigner.ID())
+	if err != nil && !errors.Is(err, inventory.ErrNotFound) {
 		return err
 	}
-	p.Approvers, p.Quorum = approvers.Digest(), approvers.Quorum
+	if err := p.checkNewSigner(incidents); err != nil {
+		return err
+	}
+	if !next.Enrolled() || !next.State.Trusted() {
+		return fmt.Errorf("the new signer %s is not enrolled as trusted: \"reseal signer add NAME --key PUB --state standby\" enrols it", p.NewSigner)
+	}
+	p.Replaced, err = replaced(ctx, s, primary)
+	return err
+}
+
+// checkKept refuses to keep a signer that the attacker can still use at the time
+// now, as far as the incident, as it is by now, tells.
+func (p Plan) checkKept(primary trust.Incident, now time.Time) error {
+	switch {
+	case !p.Keep:
+		return nil
+	case !primary.Class.Ends() || primary.Until == nil:
+		return fmt.Errorf("the signer of %s cannot be kept: nobody knows that the attacker can no longer sign. That takes a class that ends and the end of the window", primary.ID)
+	case primary.Until.After(now):
+		return fmt.Errorf("the signer of %s cannot be kept: its window ends at %s, and until then the attacker can sign. Wait for that, or name a new signer", primary.ID, primary.Until.UTC().Format(time.RFC3339))
+	}
 	return nil
+}
+
+// replaced returns the signers that an incident is about and that a plan takes
+// out of the anchors: those it names, and those known that it selects. An
+// incident about an authority takes none.
+func replaced(ctx context.Context, s *store.Store, i trust.Incident) ([]signer.Identity, error) {
+	out := append([]signer.Identity{}, i.Signers...)
+	if len(i.Selectors) == 0 {
+		return out, nil
+	}
+	matching, err := Matching(ctx, s, i)
+	for _, r := range matching {
+		if !slices.Contains(out, r.Identity) {
+			out = append(out, r.Identity)
+		}
+	}
+	return out, err
+}
+
+// checkNewSigner refuses a new signer that an incident is about, also one
+// declared since the plan was approved.
+func (p Plan) checkNewSigner(incidents []Incident) error {
+	if i := names(Rules(incidents), p.NewSigner); i != "" {
+		return fmt.Errorf("the new signer %s is itself under incident %s: choose another in a new plan", p.NewSigner, i)
+	}
+	return nil
+}
+
+// rogueNow is what the plan marks rogue and what is marked by now. A mark of an
+// incident that was withdrawn since counts no more.
+func (p Plan) rogueNow(incidents []Incident) map[string]string {
+	rogue := maps.Clone(p.Rogue)
+	if rogue == nil {
+		rogue = map[string]string{}
+	}
+	for _, i := range incidents {
+		for d := range i.Rogue {
+			if !i.counts() && strings.HasPrefix(rogue[d], i.ID+": ") {
+				delete(rogue, d)
+			}
+		}
+	}
+	maps.Copy(rogue, Rogue(incidents))
+	return rogue
 }
 
 // planDocument is how a plan's header and totals are kept: the exact bytes
@@ -395,6 +417,44 @@ func LoadPlan(ctx context.Context, s *store.Store, digest string) (Plan, Totals,
 	return p, t, nil
 }
 
+// loadHeader returns a plan without checking that it is whole.
+func loadHeader(ctx context.Context, s *store.Store, digest string) (p Plan, err error) {
+	var doc planDocument
+	if err := load(ctx, s, store.KindPlan, digest, &doc); err != nil {
+		return p, err
+	}
+	if err := json.Unmarshal(doc.Header, &p); err != nil {
+		return p, fmt.Errorf("plan %s: %w", digest, err)
+	}
+	return p, nil
+}
+
+// Lines yields the lines that a plan's digest is made of, each to be followed by
+// a newline: its header, every item, its totals.
+func Lines(ctx context.Context, s *store.Store, digest string) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		var doc planDocument
+		if err := load(ctx, s, store.KindPlan, digest, &doc); err != nil {
+			yield(nil, err)
+			return
+		}
+		more := yield(doc.Header, nil)
+		if !more {
+			return
+		}
+		err := eachLine(ctx, s, digest, 0, func(line []byte) (bool, error) {
+			more = yield(line, nil)
+			return more, nil
+		})
+		switch {
+		case err != nil:
+			yield(nil, err)
+		case more:
+			yield(doc.Totals, nil)
+		}
+	}
+}
+
 // Items calls visit with every item of a plan, in order, or with those of one
 // decision.
 func Items(ctx context.Context, s *store.Store, digest string, d trust.Decision, visit func(Item) error) error {
@@ -446,26 +506,6 @@ func eachLine(ctx context.Context, s *store.Store, digest string, after int64, v
 			}
 		}
 	}
-}
-
-// Still reports whether the inventory, as it is now, leads to the same
-// decision about an item as when the plan was made. why says what changed.
-func Still(ctx context.Context, s *store.Store, digest string, policy trust.Policy, i Item) (why string, ok bool, err error) {
-	a := inventory.Artifact{Repository: i.Repository, Digest: i.Digest}
-	sigs, err := s.SignaturesOf(ctx, a, digest)
-	if err != nil {
-		return "", false, err
-	}
-	for _, now := range decideArtifact(a, sigs, policy) {
-		if now.Statement != i.Statement {
-			continue
-		}
-		if now.Decision != i.Decision {
-			return fmt.Sprintf("the plan says %s, the inventory now says %s (%s)", i.Decision, now.Decision, now.Reason), false, nil
-		}
-		return "", true, nil
-	}
-	return "the statement is no longer in the inventory", false, nil
 }
 
 // CheckLimits refuses a plan that re-signs more than its ceilings allow. It

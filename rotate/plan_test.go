@@ -40,6 +40,11 @@ func TestPlan(t *testing.T) {
 		"acme/app 4 " + inventory.SignPredicate + " deployed=false none []",
 		"acme/other 6 " + inventory.SignPredicate + " deployed=false resign [bundle]",
 	})
+	wantEqual(t, "sensitivity", fmt.Sprint(totals.Sensitivity[0].Days, totals.Sensitivity[0].Decisions, totals.Sensitivity[1].Days, totals.Sensitivity[1].Decisions),
+		"7 map[deny:1 hold:2 none:1 resign:3] 30 map[deny:1 hold:5 none:1]") // before is 10 days before the leak
+	wantEqual(t, "witnesses", totals.TimeAuthorities, []inventory.Authority{tsa})
+	must(t, inventory.CheckDigest(totals.Basis))
+	totals.Sensitivity, totals.Orders, totals.TimeAuthorities, totals.Basis = nil, nil, nil, ""
 	wantEqual(t, "totals", totals, Totals{Artifacts: 6, Signatures: 8, Deployed: 3,
 		Verdicts:  map[trust.Verdict]int64{trust.ProvenBefore: 5, trust.Unproven: 2, trust.Unaffected: 1},
 		Decisions: map[trust.Decision]int64{trust.Resign: 3, trust.Hold: 2, trust.Deny: 1, trust.None: 1}})
@@ -245,11 +250,11 @@ func TestRevocation(t *testing.T) {
 	k.approve(t, plan, k.carol, k.bob)
 	i, err := LoadIncident(t.Context(), k.Store, leak)
 	must(t, err)
-	first, err := Revoke(i, k.permit(t, plan), k.permit(t, plan).plan.Rogue)
+	first, err := Revoke(i, k.permit(t, plan), Rules([]Incident{i}), k.permit(t, plan).plan.Rogue)
 	must(t, err)
 	k.set(today.AddDate(0, 1, 0))
 	k.approve(t, plan, k.bob) // once more
-	second, err := Revoke(i, k.permit(t, plan), k.permit(t, plan).plan.Rogue)
+	second, err := Revoke(i, k.permit(t, plan), Rules([]Incident{i}), k.permit(t, plan).plan.Rogue)
 	must(t, err)
 	if !bytes.Equal(first, second) {
 		t.Errorf("two statements of one plan differ:\n%s\n%s", first, second)
@@ -278,7 +283,7 @@ func TestRevocationWithoutRogues(t *testing.T) {
 	k.approve(t, plan, k.carol, k.bob)
 	i, err := LoadIncident(t.Context(), k.Store, leak)
 	must(t, err)
-	statement, err := Revoke(i, k.permit(t, plan), k.permit(t, plan).plan.Rogue)
+	statement, err := Revoke(i, k.permit(t, plan), Rules([]Incident{i}), k.permit(t, plan).plan.Rogue)
 	must(t, err)
 	if !bytes.Contains(statement, []byte(`"subject":[]`)) {
 		t.Errorf("no list of subjects in %s", statement)

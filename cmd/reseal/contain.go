@@ -2,10 +2,12 @@ package main
 
 import (
 	"errors"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/reseal/reseal/internal/app"
+	"github.com/reseal/reseal/rotate"
 )
 
 var applyFlag = cli.BoolFlag{Name: "apply", Usage: "do it; without this, only say what would be done"}
@@ -32,6 +34,7 @@ Example:
 			if wantsJSON(c) {
 				return errors.Join(ui.object("contain", r), runErr)
 			}
+			ui.brokenGlass(r.BreakGlass)
 			verb := ui.verb(r.Applied, "published", "would publish")
 			ui.printf("%s %s", verb, r.Published)
 			for _, ref := range r.Quarantined {
@@ -40,12 +43,25 @@ Example:
 			for _, ref := range r.Absent {
 				ui.printf("already gone: %s", ref)
 			}
+			for _, ref := range r.Spared {
+				ui.printf("left alone, though the plan denies it (its mark was taken back, or it is proven good by now): %s", ref)
+			}
 			for _, digest := range r.Elsewhere {
 				ui.printf("denied, but not taken away by this plan (no scan saw it, or it was marked since): %s", digest)
+			}
+			for _, x := range r.Spared {
+				ui.printf("left alone: %s", x)
 			}
 			ui.dryRun(r.Applied)
 			return runErr
 		}),
+	}
+}
+
+// brokenGlass says loudly that something is done on one person's word.
+func (u *ui) brokenGlass(g *rotate.BreakGlass) {
+	if g != nil {
+		u.notef("BREAK-GLASS: without its quorum, on the word of %s since %s: %s", g.By, g.At.Format(time.RFC3339), g.Reason)
 	}
 }
 

@@ -29,6 +29,7 @@ Example:
 			if wantsJSON(c) {
 				return errors.Join(ui.object("cutover", r), runErr)
 			}
+			ui.brokenGlass(r.BreakGlass)
 			ui.printf("%d checks of deployed artifacts under the new trust, %d would be refused", r.Checked, len(r.Dark))
 			for _, d := range r.Dark {
 				accepted := ""

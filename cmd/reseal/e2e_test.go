@@ -157,6 +157,8 @@ func TestRecovery(t *testing.T) {
 	w.ok(w.reseal("journal", "verify"))
 	step("reseal verify and reseal journal verify")
 
+	step("evidence pack, verified by two programs, with a byte flipped in each of %d files; close", w.evidence())
+
 	report := summary(images, table, items)
 	fmt.Print(report)
 	t.Log("\n" + report)
@@ -317,7 +319,7 @@ func (w *world) openIncident(from time.Time, images []*image) {
 func (w *world) plan() string {
 	w.Helper()
 	p := decode[struct{ Schema, Plan string }](w, w.reseal("incident", "plan", "INC-1", "--new-signer", "release-2",
-		"--voucher", "signer=builder,type="+provenanceType, "--skew", "1s", "--json"))
+		"--voucher", "signer=builder,type="+provenanceType, "--skew", "1s", "--as", "carol", "--key", "carol.key", "--json"))
 	w.equal("schema of the plan", p.Schema, "reseal.plan/v1")
 	return p.Plan
 }

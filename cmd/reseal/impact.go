@@ -73,7 +73,8 @@ func (u *ui) item(i rotate.Item) {
 	if i.Deployed {
 		mark = "*"
 	}
-	u.printf("%s %-6s %s@%s %s\n         %s", mark, i.Decision, i.Repository, i.Digest, i.PredicateType(), i.Reason)
+	u.printf("%s %-6s %s@%s %s", mark, i.Decision, i.Repository, i.Digest, i.PredicateType())
+	u.printf("         %s", i.Reason)
 }
 
 // totals prints what an assessment counted.

@@ -1,68 +1,190 @@
 package main
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/reseal/reseal/internal/app"
+	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/rotate"
 	"github.com/reseal/reseal/rotate/trust"
-	"github.com/reseal/reseal/signer"
 )
 
 func incidentCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name:  "incident",
-		Usage: "declare what is compromised, plan what is done, approve it",
+		Usage: "declare what is compromised, plan what is done, approve it, close it",
 		Subcommands: []*cli.Command{
-			incidentOpen(ui), incidentMark(ui), incidentList(ui), incidentShow(ui), incidentPlan(ui), incidentApprove(ui),
+			incidentOpen(ui), incidentAmend(ui), incidentMark(ui), incidentList(ui), incidentShow(ui), incidentPlan(ui), incidentApprove(ui),
+			incidentBreakGlass(ui), incidentWithdraw(ui), incidentClose(ui),
 		},
 	}
+}
+
+// scopeFlags say what an incident is about.
+func scopeFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "signer", Usage: "compromised signer, `NAME` or ID from \"reseal signers\" (repeat)"},
+		&cli.StringFlag{Name: "certificate-identity", Usage: "keyless signatures with this `SAN`, exactly"},
+		&cli.StringFlag{Name: "certificate-identity-regexp", Usage: "with a SAN that this anchored `PATTERN` matches as a whole"},
+		&cli.StringFlag{Name: "certificate-oidc-issuer", Usage: "with this OIDC issuer `URL`, exactly"},
+		&cli.StringFlag{Name: "certificate-oidc-issuer-regexp", Usage: "with an issuer that this anchored `PATTERN` matches as a whole"},
+		&cli.StringFlag{Name: "workflow", Usage: "made by this workflow: the Build Signer `URI` of the certificate"},
+		&cli.StringFlag{Name: "ref", Usage: "made from this source `REF`, e.g. refs/heads/main"},
+		&cli.StringFlag{Name: "sha", Usage: "made from this source `COMMIT`"},
+		&cli.StringFlag{Name: "source-repository", Usage: "made from this source repository `URI`"},
+		&cli.StringFlag{Name: "trigger", Usage: "made by a build with this `TRIGGER`, e.g. pull_request_target"},
+		&cli.StringFlag{Name: "run", Usage: "made by this run: its `URL`"},
+		&cli.StringSliceFlag{Name: "authority", Usage: "compromised authority, `ROLE:ID` from \"reseal authorities\"; ROLE is ca, log, ct, tsa or tuf (repeat)"},
+		&cli.Int64Flag{Name: "matches", Value: -1, Usage: "a pattern is meant to match `N` of the signers known here"},
+	}
+}
+
+// scope reads the flags of scopeFlags.
+func scope(c *cli.Context) (app.Scope, error) {
+	s := app.Scope{Signers: c.StringSlice("signer"), Matches: c.Int64("matches")}
+	x := trust.Selector{Issuer: c.String("certificate-oidc-issuer"), IssuerRegexp: c.String("certificate-oidc-issuer-regexp"),
+		Subject: c.String("certificate-identity"), SubjectRegexp: c.String("certificate-identity-regexp"),
+		Workflow: c.String("workflow"), Ref: c.String("ref"), SHA: c.String("sha"), Repository: c.String("source-repository"),
+		Trigger: c.String("trigger"), Run: c.String("run")}
+	if x != (trust.Selector{}) {
+		s.Selectors = append(s.Selectors, x)
+	}
+	for _, text := range c.StringSlice("authority") {
+		role, id, ok := strings.Cut(text, ":")
+		if !ok || role == "" || id == "" {
+			return s, usageError{fmt.Errorf("--authority %q: expected ROLE:ID, as \"reseal authorities\" lists them", text)}
+		}
+		s.Authorities = append(s.Authorities, inventory.Authority{Role: inventory.Role(role), ID: id})
+	}
+	return s, nil
+}
+
+// moment returns a time flag in UTC, nil if it was not given.
+func moment(c *cli.Context, name string) *time.Time {
+	t := c.Timestamp(name)
+	if t == nil {
+		return nil
+	}
+	utc := t.UTC()
+	return &utc
+}
+
+func classNames() string {
+	var names []string
+	for _, class := range trust.Classes() {
+		names = append(names, string(class))
+	}
+	return strings.Join(names, ", ")
 }
 
 func incidentOpen(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name:      "open",
-		Usage:     "declare a signing key compromised",
+		Usage:     "declare a signer or an authority compromised",
 		ArgsUsage: "NAME",
-		Description: `The signer is tainted at once: no plan trusts it any more. Without --from
-nothing it signed can be proven older than the compromise. A key that leaked
-has no end of its window: the thief keeps it.
+		Description: `The classes are ` + classNames() + `.
 
-Example:
+What is named is tainted at once: no plan trusts it any more. Without --from
+nothing it signed can be proven older than the compromise. An end (--until) is
+possible only where the attacker cannot keep the power to sign: an identity, a
+workflow, an issuer, the use of a KMS key. Whoever copied a key keeps it.
+
+Names are exact. A pattern must begin with ^ and end with $, and is used only
+when --matches says how many of the known signers it is meant to match: without
+it, reseal prints them and stops.
+
+Examples:
   reseal incident open INC-1 --signer release --from 2026-11-20T08:00:00Z \
     --title "release key in a public CI log" --reason "reported by security" \
-    --rogue sha256:...="found on the mirror"` + exits(),
-		Flags: []cli.Flag{
-			&cli.StringSliceFlag{Name: "signer", Usage: "compromised signer, `NAME` or ID from \"reseal signers\" (repeat)", Required: true},
+    --rogue sha256:...="found on the mirror"
+  reseal incident open INC-2 --class keyless-identity \
+    --certificate-identity https://github.com/acme/app/.github/workflows/release.yml@refs/heads/main \
+    --certificate-oidc-issuer https://token.actions.githubusercontent.com \
+    --from 2026-05-11T19:20:00Z --until 2026-05-11T19:26:00Z --reason "cache poisoned"
+  reseal incident open INC-3 --class tsa --authority tsa:75a2... --reason "key in a backup"` + exits("4 a pattern waits for --matches"),
+		Flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "class", Value: string(trust.SigningKey), Usage: "what was compromised: `CLASS`"},
 			&cli.TimestampFlag{Name: "from", Layout: time.RFC3339, Usage: "start of the compromise, `RFC3339`; leave out if unknown"},
+			&cli.TimestampFlag{Name: "until", Layout: time.RFC3339, Usage: "end of the compromise, `RFC3339`"},
 			&cli.StringFlag{Name: "title", Usage: "what happened, in a `LINE`"},
 			&cli.StringFlag{Name: "severity", Value: "high", Usage: "`LEVEL`: low, medium, high or critical"},
 			&cli.StringFlag{Name: "reason", Usage: "how it is known: `WHY`, for the journal", Required: true},
 			&cli.StringSliceFlag{Name: "rogue", Usage: "`DIGEST=WHY` of an artifact known to be the attacker's (repeat)"},
-		},
+		}, scopeFlags()...),
 		Action: in(func(c *cli.Context, a *app.App) error {
-			name := c.Args().First()
 			i := rotate.Incident{Title: c.String("title"), Severity: c.String("severity")}
-			i.ID, i.Class = name, trust.SigningKey
-			if from := c.Timestamp("from"); from != nil {
-				t := from.UTC()
-				i.From = &t
-			}
-			i.Rogue = rogue(c)
-			i, err := a.OpenIncident(c.Context, i, c.StringSlice("signer"), c.String("reason"))
+			i.ID, i.Class, i.From, i.Until, i.Rogue = c.Args().First(), trust.Class(c.String("class")), moment(c, "from"), moment(c, "until"), rogue(c)
+			s, err := scope(c)
 			if err != nil {
 				return err
+			}
+			i, err = a.OpenIncident(c.Context, i, s, c.String("reason"))
+			if err != nil {
+				return ui.matches(c, err)
 			}
 			if wantsJSON(c) {
 				return ui.line(i)
 			}
 			ui.printf("incident %s is open; next: reseal impact %s", i.ID, i.ID)
+			return nil
+		}),
+	}
+}
+
+// matches prints what a pattern matches before it is used.
+func (u *ui) matches(c *cli.Context, err error) error {
+	var ask app.MatchesError
+	if errors.As(err, &ask) {
+		for _, r := range ask.Matched {
+			u.notef("matches %s", r.Identity)
+		}
+	}
+	return err
+}
+
+func incidentAmend(ui *ui) *cli.Command {
+	return &cli.Command{
+		Name:      "amend",
+		Usage:     "widen an incident: earlier, longer, more signers",
+		ArgsUsage: "NAME",
+		Description: `What was learnt later only ever makes an incident wider: it starts earlier, ends
+later or not at all, is about more signers. Every change is kept with its
+reason. What was re-signed on the narrower belief is listed for recall in the
+next plan.
+
+Examples:
+  reseal incident amend INC-1 --from 2026-11-12T00:00:00Z --reason "seen in an older log"
+  reseal incident amend INC-1 --from-unknown --reason "logs are gone"` + exits("4 a pattern waits for --matches"),
+		Flags: append([]cli.Flag{
+			&cli.TimestampFlag{Name: "from", Layout: time.RFC3339, Usage: "earlier start, `RFC3339`"},
+			&cli.BoolFlag{Name: "from-unknown", Usage: "nobody knows when it started"},
+			&cli.TimestampFlag{Name: "until", Layout: time.RFC3339, Usage: "later end, `RFC3339`"},
+			&cli.BoolFlag{Name: "no-end", Usage: "it has not ended"},
+			&cli.StringFlag{Name: "title", Usage: "what happened, in a `LINE`"},
+			&cli.StringFlag{Name: "severity", Usage: "`LEVEL`: low, medium, high or critical"},
+			&cli.StringFlag{Name: "reason", Usage: "how it is known: `WHY`, for the journal", Required: true},
+		}, scopeFlags()...),
+		Action: in(func(c *cli.Context, a *app.App) error {
+			s, err := scope(c)
+			if err != nil {
+				return err
+			}
+			i, err := a.Amend(c.Context, c.Args().First(), rotate.Amendment{From: moment(c, "from"), FromUnknown: c.Bool("from-unknown"),
+				Until: moment(c, "until"), NoEnd: c.Bool("no-end"), Title: c.String("title"), Severity: c.String("severity")}, s, c.String("reason"))
+			if err != nil {
+				return ui.matches(c, err)
+			}
+			if wantsJSON(c) {
+				return ui.line(i)
+			}
+			ui.printf("incident %s is amended (%d changes so far); next: reseal incident plan %s", i.ID, len(i.Changes), i.ID)
 			return nil
 		}),
 	}
@@ -148,6 +270,7 @@ func incidentShow(ui *ui) *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "plan", Usage: "list what this plan, by its `DIGEST`, does"},
 			&cli.StringFlag{Name: "decision", Usage: "only this `DECISION`: deny, hold, resign or none"},
+			&cli.BoolFlag{Name: "recall", Usage: "only what was re-signed and should not have been"},
 		},
 		Action: in(func(c *cli.Context, a *app.App) error {
 			name := c.Args().First()
@@ -168,22 +291,14 @@ func incidentShow(ui *ui) *cli.Command {
 					Plans []app.PlanState `json:"plans"`
 				}{i, append([]app.PlanState{}, plans...)})
 			}
-			ui.printf("%s: %s (%s, %s)", i.ID, i.Title, i.Severity, i.State)
-			for _, s := range i.Signers {
-				ui.printf("  compromised: %s", s)
-			}
-			from := "unknown: nothing can be proven older"
-			if i.From != nil {
-				from = i.From.Format(time.RFC3339)
-			}
-			ui.printf("  from: %s", from)
-			for d, why := range i.Rogue {
-				ui.printf("  rogue: %s: %s", d, why)
-			}
+			ui.incident(i)
 			for _, p := range plans {
 				ui.printf("  plan %s by %s at %s: %d of %d approvals (%s)", short(p.Plan), p.Proposer, day(p.MadeAt), len(p.Approvers), p.Quorum, strings.Join(p.Approvers, ", "))
-				for state, n := range p.Reissues {
-					ui.printf("    %s %d", state, n)
+				for i := range p.BreakGlass {
+					ui.brokenGlass(&p.BreakGlass[i])
+				}
+				for _, state := range slices.Sorted(maps.Keys(p.Reissues)) {
+					ui.printf("    %s %d", state, p.Reissues[state])
 				}
 			}
 			return nil
@@ -191,208 +306,130 @@ func incidentShow(ui *ui) *cli.Command {
 	}
 }
 
-func showPlan(c *cli.Context, ui *ui, a *app.App, digest string) error {
-	p, full, totals, err := a.Plan(c.Context, digest)
+// incident prints what was declared.
+func (u *ui) incident(i rotate.Incident) {
+	u.printf("%s: %s (%s, %s, %s)", i.ID, i.Title, i.Class, i.Severity, i.State)
+	for _, s := range i.Signers {
+		u.printf("  compromised: %s", s)
+	}
+	for _, s := range i.Selectors {
+		u.printf("  compromised: %s", selectorWords(s))
+	}
+	for _, a := range i.Authorities {
+		u.printf("  compromised: %s %s", a.Role, a.ID)
+	}
+	from, until := "unknown: nothing can be proven older", "open: it has no end"
+	if i.From != nil {
+		from = i.From.Format(time.RFC3339)
+	}
+	if i.Until != nil {
+		until = i.Until.Format(time.RFC3339)
+	}
+	u.printf("  from:  %s", from)
+	u.printf("  until: %s", until)
+	for _, d := range slices.Sorted(maps.Keys(i.Rogue)) {
+		u.printf("  rogue: %s: %s", d, i.Rogue[d])
+	}
+	for _, ch := range i.Changes {
+		u.printf("  changed %s by %s: %s (%s)", day(ch.At), ch.Actor, ch.What, ch.Reason)
+	}
+}
+
+// selectorWords says what a selector selects.
+func selectorWords(s trust.Selector) string {
+	var words []string
+	for _, f := range [][2]string{{"issuer", s.Issuer}, {"issuer matching", s.IssuerRegexp}, {"identity", s.Subject}, {"identity matching", s.SubjectRegexp},
+		{"workflow", s.Workflow}, {"ref", s.Ref}, {"sha", s.SHA}, {"repository", s.Repository}, {"trigger", s.Trigger}, {"run", s.Run}} {
+		if f[1] != "" {
+			words = append(words, f[0]+" "+f[1])
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+func incidentWithdraw(ui *ui) *cli.Command {
+	return &cli.Command{
+		Name:      "withdraw",
+		Usage:     "take a false alarm back, with the quorum",
+		ArgsUsage: "NAME",
+		Description: `An incident makes things less trusted, so anybody may open one; taking it back
+makes things trusted again, so a quorum must agree. Without --motion the
+withdrawal is proposed; people approve its digest; with --motion it is carried.
+
+Examples:
+  reseal incident withdraw INC-1 --reason "the key in the log was a test key"
+  reseal incident approve 5d0c11 --as alice --key alice.key
+  reseal incident withdraw INC-1 --motion 5d0c11` + exits("4 not approved"),
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "reason", Usage: "why it was none: `WHY`"},
+			&cli.StringFlag{Name: "motion", Usage: "carry out the approved withdrawal of this `DIGEST`"},
+		},
+		Action: in(func(c *cli.Context, a *app.App) error {
+			name := c.Args().First()
+			if c.IsSet("reason") == c.IsSet("motion") {
+				return usageError{errors.New("give --reason to propose the withdrawal, or --motion to carry it out")}
+			}
+			return ui.motion(c, a, rotate.Motion{Kind: rotate.WithdrawalKind, Subject: name, Reason: c.String("reason")})
+		}),
+	}
+}
+
+// motion proposes what needs the quorum, or carries it out with --motion.
+func (u *ui) motion(c *cli.Context, a *app.App, m rotate.Motion) error {
+	if digest := c.String("motion"); digest != "" {
+		done, err := a.Carry(c.Context, digest, m.Kind, m.Subject)
+		if err != nil {
+			return err
+		}
+		if wantsJSON(c) {
+			return u.line(done)
+		}
+		u.printf("done: %s of %s", done.Kind, done.Subject)
+		return nil
+	}
+	digest, err := a.Move(c.Context, m)
 	if err != nil {
 		return err
 	}
-	only := trust.Decision(c.String("decision"))
 	if wantsJSON(c) {
-		items := []rotate.Item{}
-		if err := a.Items(c.Context, full, only, func(i rotate.Item) error { items = append(items, i); return nil }); err != nil {
-			return err
-		}
-		return ui.object("plan", planJSON{Digest: full, Header: p, Totals: totals, Items: items})
+		return u.object("motion", map[string]any{"motion": digest, "kind": m.Kind, "subject": m.Subject})
 	}
-	ui.plan(full, p, totals)
-	return a.Items(c.Context, full, only, func(i rotate.Item) error { ui.item(i); return nil })
+	u.printf("proposed: %s of %s, motion %s", m.Kind, m.Subject, digest)
+	u.printf("next: reseal incident approve %s --as NAME --key FILE, by as many people as for a plan", short(digest))
+	u.notef("it is not signed by who proposes it, so one more must approve: \"reseal incident approve %s --propose\" signs it", short(digest))
+	return nil
 }
 
-type planJSON struct {
-	Digest string        `json:"plan"`
-	Header rotate.Plan   `json:"header"`
-	Totals rotate.Totals `json:"totals"`
-	Items  []rotate.Item `json:"items,omitempty"`
-}
-
-// plan prints what people approve.
-func (u *ui) plan(digest string, p rotate.Plan, t rotate.Totals) {
-	u.printf("plan %s for %s, proposed by %s", digest, p.Incident, p.Proposer)
-	for _, old := range p.Replaced {
-		u.printf("replaced:   %s", old)
-	}
-	u.printf("new signer: %s", p.NewSigner)
-	for _, v := range p.Vouchers {
-		u.printf("voucher:    %s may vouch with %s", v.Signer, v.PredicateType)
-	}
-	for _, h := range p.Homes {
-		u.printf("home:       %s", h)
-	}
-	for _, d := range p.AcceptDark {
-		u.printf("accepted dark: %s", d)
-	}
-	for _, k := range p.Consumers {
-		u.printf("consumer:   %s reads %s, anchor %s", k.Name, k.Reads, k.Anchor)
-	}
-	u.printf("limits:     at most %d statements re-signed; clocks may differ by %s", p.Limits.MaxArtifacts, p.Skew)
-	if p.Unread > 0 {
-		u.printf("unread:     the last scans could not read %d things; the plan knows nothing of them", p.Unread)
-	}
-	u.totals(t)
-}
-
-func incidentPlan(ui *ui) *cli.Command {
+func incidentClose(ui *ui) *cli.Command {
 	return &cli.Command{
-		Name:      "plan",
-		Usage:     "make the plan: what is denied, held, re-signed, and by whom",
-		ArgsUsage: "INCIDENT",
-		Description: `The plan is complete and immutable; people approve its digest. It rests on the
-inventory as it is now: scan first.
-
-A voucher lets somebody outside the incident prove an artifact good, e.g. the
-builder by its provenance: signer=NAME,type=PREDICATE_TYPE and optionally
-repository=REPO and predicate fields that must match, as field.path=VALUE.
-
-A home is a repository that the plan itself declares to be yours. It is needed
-where neither the proven payload nor a scan from before the incident says so.
+		Name:      "close",
+		Usage:     "close an incident, or say what is missing",
+		ArgsUsage: "NAME",
+		Description: `An incident closes when the old signer stands in no anchor, no deployed artifact
+is on hold, what is rogue is gone or denied, nothing is left to recall, and the
+evidence pack is sealed. A closed incident still counts in every judgement.
 
 Example:
-  reseal incident plan INC-1 --new-signer next \
-    --voucher signer=builder,type=https://slsa.dev/provenance/v1` + exits(),
+  reseal incident close INC-1 --reason "recovered"` + exits("5 something is missing"),
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "new-signer", Usage: "`NAME` or ID of the signer that re-signs", Required: true},
-			&cli.StringSliceFlag{Name: "voucher", Usage: "`signer=NAME,type=URI[,...]` (repeat)"},
-			&cli.StringSliceFlag{Name: "home-repository", Usage: "`REPOSITORY` of ours (repeat)"},
-			&cli.StringSliceFlag{Name: "accept-dark", Usage: "`DIGEST` of a deployed artifact whose hold is accepted (repeat)"},
-			&cli.Int64Flag{Name: "max-artifacts", Value: 10000, Usage: "stop when more than `N` statements would be re-signed"},
-			&cli.Float64Flag{Name: "max-share", Usage: "stop when more than this `SHARE` (0 to 1) of the inventory would be re-signed"},
-			&skewFlag,
+			&cli.StringFlag{Name: "reason", Usage: "`WHY`, for the journal", Required: true},
 		},
 		Action: in(func(c *cli.Context, a *app.App) error {
-			incident := c.Args().First()
-			o := app.PlanOptions{Incident: incident, NewSigner: c.String("new-signer"), Homes: c.StringSlice("home-repository"),
-				AcceptDark: c.StringSlice("accept-dark"), Skew: c.Duration("skew"),
-				Limits: rotate.Limits{MaxArtifacts: c.Int64("max-artifacts"), MaxShare: c.Float64("max-share")}}
-			if o.Skew < 0 {
-				return usageError{errors.New("--skew cannot be negative")}
+			name := c.Args().First()
+			closing, err := a.CloseIncident(c.Context, name, c.String("reason"))
+			if wantsJSON(c) && (err == nil || errors.Is(err, rotate.ErrNotReady)) {
+				return errors.Join(ui.object("closing", closing), err)
 			}
-			for _, v := range c.StringSlice("voucher") {
-				voucher, err := parseVoucher(c, a, v)
-				if err != nil {
-					return err
-				}
-				o.Vouchers = append(o.Vouchers, voucher)
+			for _, m := range closing.Missing {
+				ui.printf("missing: %s", m)
 			}
-			p, digest, totals, err := a.MakePlan(c.Context, o)
+			if errors.Is(err, rotate.ErrNotReady) { // what is missing is printed already
+				err = fmt.Errorf("incident %s: %w", name, rotate.ErrNotReady)
+			}
 			if err != nil {
 				return err
 			}
-			if wantsJSON(c) {
-				return ui.object("plan", planJSON{Digest: digest, Header: p, Totals: totals})
-			}
-			ui.plan(digest, p, totals)
-			ui.printf("next: %d people approve it with: reseal incident approve %s --as NAME --key FILE", p.Quorum, short(digest))
-			return nil
-		}),
-	}
-}
-
-func parseVoucher(c *cli.Context, a *app.App, text string) (trust.Voucher, error) {
-	v := trust.Voucher{Content: map[string]string{}}
-	for _, part := range strings.Split(text, ",") {
-		key, value, ok := strings.Cut(part, "=")
-		if !ok || value == "" {
-			return v, usageError{fmt.Errorf("--voucher %q: expected key=value, got %q", text, part)}
-		}
-		switch key {
-		case "signer":
-			r, err := a.Signer(c.Context, value)
-			if err != nil {
-				return v, fmt.Errorf("--voucher: %w", err)
-			}
-			if !r.State.Trusted() {
-				return v, fmt.Errorf("--voucher: signer %s is %s: only an enrolled, untainted signer can vouch", value, r.State)
-			}
-			v.Signer = r.Identity
-		case "type":
-			v.PredicateType = value
-		case "repository":
-			v.Repositories = append(v.Repositories, value)
-		default:
-			v.Content[key] = value
-		}
-	}
-	if v.Signer == (signer.Identity{}) || v.PredicateType == "" {
-		return v, usageError{fmt.Errorf("--voucher %q: name a signer and a type", text)}
-	}
-	return v, nil
-}
-
-func incidentApprove(ui *ui) *cli.Command {
-	return &cli.Command{
-		Name:      "approve",
-		Usage:     "approve a plan with your key",
-		ArgsUsage: "PLAN",
-		Description: `Sign here with --key, or anywhere: --request prints the exact bytes,
-"cosign sign-blob" signs them, and --signature brings the result back.
-The proposer cannot approve, nor can a key that is under an incident.
-
-Examples:
-  reseal incident approve 3f9a2c --as alice --key alice.key
-  reseal incident approve 3f9a2c --as alice --request > request.json
-  reseal incident approve 3f9a2c --as alice --signature request.sig` + exits(),
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "as", Usage: "`NAME` of the approver, as enrolled", Required: true},
-			&cli.StringFlag{Name: "key", Usage: "private key `FILE` of the approver (COSIGN_PASSWORD)"},
-			&cli.StringFlag{Name: "signature", Usage: "`FILE` with the base64 signature over the request"},
-			&cli.BoolFlag{Name: "request", Usage: "print what is to be signed"},
-		},
-		Action: in(func(c *cli.Context, a *app.App) error {
-			plan := c.Args().First()
-			as, key, signature := c.String("as"), c.String("key"), c.String("signature")
-			var full string
-			switch {
-			case c.Bool("request") && key == "" && signature == "":
-				request, err := a.ApprovalRequest(c.Context, plan, as)
-				if err != nil {
-					return err
-				}
-				_, err = ui.out.Write(request)
-				return err
-			case key != "" && signature == "":
-				p, digest, totals, err := a.Plan(c.Context, plan)
-				if err != nil {
-					return err
-				}
-				if !wantsJSON(c) {
-					ui.plan(digest, p, totals) // what is about to be approved
-				}
-				k, err := app.LoadKey(key, ui.password(key))
-				if err != nil {
-					return err
-				}
-				if full, err = a.ApproveWithKey(c.Context, plan, as, k); err != nil {
-					return err
-				}
-			case signature != "" && key == "":
-				text, err := ui.read(signature, maxFile)
-				if err != nil {
-					return fmt.Errorf("--signature: %w", err)
-				}
-				raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
-				if err != nil {
-					return fmt.Errorf("--signature %s: not base64: %w", signature, err)
-				}
-				if full, err = a.Approve(c.Context, plan, as, raw); err != nil {
-					return err
-				}
-			default:
-				return usageError{errors.New("approve how? give one of --key, --signature and --request")}
-			}
-			if wantsJSON(c) {
-				return ui.object("approval", map[string]any{"plan": full, "approver": as})
-			}
-			ui.printf("%s approved plan %s", as, full)
+			ui.printf("incident %s is closed", name)
 			return nil
 		}),
 	}

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -27,26 +27,20 @@ Example:
   reseal init --approver alice=alice.pub --approver bob=bob.pub --quorum 2 \
     --signer release=cosign.pub --standby next=next.pub --trusted-root root.json \
     --consumer ci=bundle=/etc/ci/cosign.pub --consumer cluster=legacy=/etc/cluster/cosign.pub` + exits(),
-		Flags: []cli.Flag{
-			&cli.StringSliceFlag{Name: "approver", Usage: "`NAME=PUBLIC_KEY_FILE` of a person who may approve (repeat)"},
-			&cli.IntFlag{Name: "quorum", Value: 2, Usage: "`N` approvals make a plan approved"},
+		Flags: append(peopleFlags(),
 			&cli.StringSliceFlag{Name: "signer", Usage: "`NAME=PUBLIC_KEY_FILE` of a signer in use (repeat)"},
 			&cli.StringSliceFlag{Name: "standby", Usage: "`NAME=PUBLIC_KEY_FILE` of a signer that is trusted but not used yet (repeat)"},
 			&cli.StringFlag{Name: "trusted-root", Usage: "trusted_root.json `FILE`: which CAs, logs and timestamp authorities may prove a time"},
 			&cli.StringSliceFlag{Name: "consumer", Usage: "`NAME=FORMAT=ANCHOR_FILE` of a verifier; FORMAT is legacy or bundle (repeat)"},
-		},
+		),
 		Action: func(c *cli.Context) error {
 			o, err := options(c)
 			if err != nil {
 				return err
 			}
-			in := app.InitOptions{Quorum: c.Int("quorum")}
-			for _, v := range c.StringSlice("approver") {
-				name, key, err := ui.namedFile("approver", v)
-				if err != nil {
-					return err
-				}
-				in.Approvers = append(in.Approvers, rotate.Approver{Name: name, PublicKey: string(key)})
+			var in app.InitOptions
+			if in.Approvers, err = ui.people(c); err != nil {
+				return err
 			}
 			for _, kind := range []struct {
 				flag  string
@@ -76,9 +70,9 @@ Example:
 				return err
 			}
 			if wantsJSON(c) {
-				return ui.object("init", map[string]any{"home": o.Home, "approvers": len(in.Approvers), "quorum": in.Quorum, "signers": len(in.Signers), "consumers": len(in.Consumers)})
+				return ui.object("init", map[string]any{"home": o.Home, "approvers": in.Approvers.Able(), "quorum": in.Approvers.Quorum, "signers": len(in.Signers), "consumers": len(in.Consumers)})
 			}
-			ui.printf("home %s is ready: %d approvers (quorum %d), %d signers, %d consumers", o.Home, len(in.Approvers), in.Quorum, len(in.Signers), len(in.Consumers))
+			ui.printf("home %s is ready: %d approvers (quorum %d), %d signers, %d consumers", o.Home, in.Approvers.Able(), in.Approvers.Quorum, len(in.Signers), len(in.Consumers))
 			if in.TrustedRoot == nil {
 				ui.notef("no trusted root was given: no time will be provable until there is one (--trusted-root)")
 			}
@@ -111,24 +105,37 @@ func signerCommand(ui *ui) *cli.Command {
 			Description: `A standby signer is trusted before it is used: it is what an incident is
 recovered with.
 
-Example:
-  reseal signer add next --key next.pub --state standby --reason "yearly standby"` + exits(),
+Examples:
+  reseal signer add next --key next.pub --state standby --reason "yearly standby"
+  reseal signer add release-ci --state active --reason "signs every release" \
+    --certificate-identity https://github.com/acme/app/.github/workflows/release.yml@refs/heads/main \
+    --certificate-oidc-issuer https://token.actions.githubusercontent.com` + exits(),
 			Flags: []cli.Flag{
-				&cli.StringFlag{Name: "key", Usage: "public key `FILE`", Required: true},
+				&cli.StringFlag{Name: "key", Usage: "public key `FILE`"},
+				&cli.StringFlag{Name: "certificate-identity", Usage: "`SAN` of a keyless signer"},
+				&cli.StringFlag{Name: "certificate-oidc-issuer", Usage: "and the `URL` of its OIDC issuer"},
 				&cli.StringFlag{Name: "state", Value: string(signer.Standby), Usage: "`STATE`: standby, active or old"},
 				&cli.StringFlag{Name: "reason", Usage: "`WHY`, for the journal", Required: true},
 			},
 			Action: in(func(c *cli.Context, a *app.App) error {
 				name := c.Args().First()
-				key, err := os.ReadFile(c.String("key"))
-				if err != nil {
-					return fmt.Errorf("public key: %w", err)
-				}
 				state, err := signer.ParseState(c.String("state"))
 				if err != nil {
 					return usageError{err}
 				}
-				r, err := a.EnrollSigner(c.Context, signer.Record{Name: name, State: state, PublicKey: key}, c.String("reason"))
+				enrol := signer.Record{Name: name, State: state}
+				keyless := c.IsSet("certificate-identity") || c.IsSet("certificate-oidc-issuer")
+				switch {
+				case keyless == c.IsSet("key"):
+					return usageError{errors.New("who signs? give --key, or --certificate-identity and --certificate-oidc-issuer")}
+				case keyless:
+					enrol.Identity = signer.Identity{Kind: signer.Keyless, Subject: c.String("certificate-identity"), Issuer: c.String("certificate-oidc-issuer")}
+				default:
+					if enrol.PublicKey, err = ui.read(c.String("key"), maxFile); err != nil {
+						return fmt.Errorf("public key: %w", err)
+					}
+				}
+				r, err := a.EnrollSigner(c.Context, enrol, c.String("reason"))
 				if err != nil {
 					return err
 				}

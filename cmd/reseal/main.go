@@ -76,7 +76,8 @@ func commands(ui *ui) []*cli.Command {
 		initCommand(ui), scanCommand(ui), importCommand(ui), deployedCommand(ui), reverifyCommand(ui), exportCommand(ui),
 		signersCommand(ui), signerCommand(ui), artifactsCommand(ui), signaturesCommand(ui), authoritiesCommand(ui), anchorsCommand(ui), problemsCommand(ui),
 		impactCommand(ui), incidentCommand(ui), containCommand(ui), resignCommand(ui), cutoverCommand(ui),
-		restoreCommand(ui), verifyCommand(ui), journalCommand(ui), dbCommand(ui), runbookCommand(ui), drillCommand(ui),
+		restoreCommand(ui), verifyCommand(ui), voucherCommand(ui), sourceCommand(ui), approversCommand(ui),
+		reportCommand(ui), evidenceCommand(ui), journalCommand(ui), dbCommand(ui), runbookCommand(ui), drillCommand(ui),
 	}
 	var finish func([]*cli.Command)
 	finish = func(list []*cli.Command) {

@@ -60,6 +60,7 @@ Example:
 			if wantsJSON(c) {
 				return errors.Join(ui.object("resign", r), runErr)
 			}
+			ui.brokenGlass(r.BreakGlass)
 			signed := fmt.Sprintf("%d signed", r.Signed)
 			if !r.Applied {
 				signed = fmt.Sprintf("%d to sign", r.Planned-r.Already-r.Held-r.Failed)

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -62,20 +63,30 @@ func TestScripts(t *testing.T) {
 			env.Setenv("RESEAL_HOME", filepath.Join(env.WorkDir, "home"))
 			env.Setenv("RESEAL_ACTOR", "carol")
 			env.Setenv("COSIGN_PASSWORD", "secret-of-the-test")
+			env.Setenv("WORKFLOW", "https://github.com/acme/app/.github/workflows/release.yml@refs/heads/main")
+			env.Setenv("ESC", "\x1b")
+			env.Setenv("HOSTILE", "key in a log\x1b[2J\nforged: incident closed\u202e")
+			env.Setenv("WINDOW_FROM", time.Now().Add(-24*time.Hour-4*time.Minute).UTC().Format(time.RFC3339))
+			env.Setenv("WINDOW_UNTIL", time.Now().Add(-23*time.Hour-58*time.Minute).UTC().Format(time.RFC3339))
 			env.Setenv("LONG_AGO", time.Now().Add(-1000*time.Hour).UTC().Format(time.RFC3339))
 			env.Setenv("FROM", time.Now().Add(-24*time.Hour).UTC().Format(time.RFC3339))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"actor":  func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).actor(ts, args) },
-			"image":  func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).image(ts, args) },
-			"sign":   func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).sign(ts, args) },
-			"attest": func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).attest(ts, args) },
-			"break":  func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).breakIt(ts, args) },
-			"blob":   func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).signBlob(ts, args) },
-			"lose":   func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).lose(ts, args) },
-			"exits":  checkExit,
-			"plan":   savePlan,
+			"actor":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).actor(ts, args) },
+			"identity": func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).identity(ts, args) },
+			"image":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).image(ts, args) },
+			"sign":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).sign(ts, args) },
+			"attest":   func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).attest(ts, args) },
+			"break":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).breakIt(ts, args) },
+			"blob":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).signBlob(ts, args) },
+			"lose":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).lose(ts, args) },
+			"records":  writeRecords,
+			"stranger": verifyPack,
+			"exits":    checkExit,
+			"flip":     flip,
+			"plan":     saveDigest,
+			"motion":   saveDigest,
 		},
 	})
 }
@@ -101,6 +112,23 @@ func (w *scriptWorld) actor(ts *testscript.TestScript, args []string) {
 	}
 }
 
+// identity NAME ISSUER SUBJECT [RUN]: makes a keyless signer, whose
+// certificates name the workflow and run.
+func (w *scriptWorld) identity(ts *testscript.TestScript, args []string) {
+	p := sandbox.Principal{Issuer: args[1]}
+	if strings.HasPrefix(args[2], "https://") {
+		p.URI, p.Extensions.BuildSignerURI = args[2], args[2]
+	} else {
+		p.Email = args[2]
+	}
+	if len(args) > 3 {
+		p.Extensions.RunInvocationURI = args[3]
+	}
+	a, err := w.NewIdentity(args[0], p)
+	ts.Check(err)
+	w.actors[args[0]] = a
+}
+
 // image VAR REPOSITORY TAG: pushes an image and sets $VAR to its reference by
 // digest and $VAR_DIGEST to the digest.
 func (w *scriptWorld) image(ts *testscript.TestScript, args []string) {
@@ -117,10 +145,13 @@ func reference(ts *testscript.TestScript, text string) name.Digest {
 }
 
 // at rewinds the clock to some hours ago while do runs.
-func (w *scriptWorld) at(ts *testscript.TestScript, hours string, do func() error) {
-	n, err := strconv.Atoi(hours)
+func (w *scriptWorld) at(ts *testscript.TestScript, ago string, do func() error) {
+	d, err := time.ParseDuration(ago)
+	if n, plain := strconv.Atoi(ago); plain == nil { // hours
+		d, err = time.Duration(n)*time.Hour, nil
+	}
 	ts.Check(err)
-	w.Clock().Rewind(time.Now().Add(-time.Duration(n) * time.Hour))
+	w.Clock().Rewind(time.Now().Add(-d))
 	defer w.Clock().Live()
 	ts.Check(do())
 }
@@ -252,6 +283,27 @@ func (w *scriptWorld) put(ts *testscript.TestScript, path, mediaType string, con
 	}
 }
 
+// stranger PACK KEY: verifies an evidence pack with the program for auditors,
+// which shares no code with reseal.
+func verifyPack(ts *testscript.TestScript, _ bool, args []string) {
+	cmd := exec.Command("go", "run", "../../testdata/verify-pack", ts.MkAbs(args[0]), ts.MkAbs(args[1]))
+	out, err := cmd.CombinedOutput()
+	ts.Logf("%s", out)
+	ts.Check(err)
+}
+
+// records FILE SIGNER (DIGEST AGO)...: writes what a CI system tells of its runs.
+func writeRecords(ts *testscript.TestScript, _ bool, args []string) {
+	var b strings.Builder
+	for i := 2; i+1 < len(args); i += 2 {
+		ago, err := time.ParseDuration(args[i+1])
+		ts.Check(err)
+		fmt.Fprintf(&b, `{"digest":%q,"signer":%q,"run":"https://ci.example/runs/%d","time":%q}`+"\n",
+			args[i], args[1], i/2, time.Now().Add(-ago).UTC().Format(time.RFC3339))
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(b.String()), 0o644))
+}
+
 // exits CODE COMMAND...: runs a command and checks its exit code.
 func checkExit(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])
@@ -269,13 +321,21 @@ func checkExit(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// plan VAR: sets $VAR to the digest of the plan that the last command printed
-// as JSON.
-func savePlan(ts *testscript.TestScript, _ bool, args []string) {
-	_, rest, ok := strings.Cut(ts.ReadFile("stdout"), `"plan":"`)
-	digest, _, _ := strings.Cut(rest, `"`)
-	if !ok || !strings.HasPrefix(digest, "sha256:") {
-		ts.Fatalf("no plan on standard output")
+// plan VAR, motion VAR: sets $VAR to the first digest that the last command
+// printed.
+func saveDigest(ts *testscript.TestScript, _ bool, args []string) {
+	digest := regexp.MustCompile(`sha256:[0-9a-f]{64}`).FindString(ts.ReadFile("stdout"))
+	if digest == "" {
+		ts.Fatalf("no digest on standard output")
 	}
 	ts.Setenv(args[0], digest)
+}
+
+// flip FILE AT: changes one bit of the byte of a file there.
+func flip(ts *testscript.TestScript, _ bool, args []string) {
+	at, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	content := []byte(ts.ReadFile(args[0]))
+	content[at] ^= 1
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), content, 0o644))
 }

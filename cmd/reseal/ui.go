@@ -13,6 +13,9 @@ import (
 	"sync"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
@@ -72,7 +75,9 @@ func exitCode(err error) int {
 		return exitRefused
 	case errors.Is(err, rotate.ErrNeedsApproval):
 		return exitApproval
-	case errors.Is(err, rotate.ErrOverLimit), errors.Is(err, rotate.ErrNotCovered), errors.Is(err, restore.ErrOverLimit):
+	case errors.As(err, new(app.MatchesError)):
+		return exitApproval
+	case errors.Is(err, rotate.ErrOverLimit), errors.Is(err, rotate.ErrNotCovered), errors.Is(err, rotate.ErrNotReady), errors.Is(err, restore.ErrOverLimit):
 		return exitCeiling
 	}
 	return exitFailed
@@ -86,18 +91,67 @@ func (u *ui) fail(err error) int {
 	if err == nil {
 		return exitDone
 	}
-	text := strings.TrimSpace(err.Error())
-	fmt.Fprintf(u.err, "reseal: %s\n", strings.ReplaceAll(text, "\n", "\n        "))
+	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
+	for i := range lines {
+		lines[i] = printable(lines[i])
+	}
+	fmt.Fprintf(u.err, "reseal: %s\n", strings.Join(lines, "\n        "))
 	return exitCode(err)
 }
 
 // notef tells a person something that is not the result.
-func (u *ui) notef(format string, args ...any) { fmt.Fprintf(u.err, format+"\n", args...) }
+func (u *ui) notef(format string, args ...any) {
+	fmt.Fprintln(u.err, printable(fmt.Sprintf(format, args...)))
+}
 
-// printf prints a line of the result.
-func (u *ui) printf(format string, args ...any) { fmt.Fprintf(u.out, format+"\n", args...) }
+// printf prints one line of the result.
+func (u *ui) printf(format string, args ...any) {
+	fmt.Fprintln(u.out, printable(fmt.Sprintf(format, args...)))
+}
 
-// object prints the result as one JSON object with its schema first.
+// printable returns text as one line that does nothing to a terminal: what is
+// no visible character is spelled out. Names, tags, titles and reasons are
+// whatever somebody wrote, the attacker included.
+func printable(text string) string {
+	if strings.IndexFunc(text, hidden) < 0 {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if hidden(r) {
+			fmt.Fprintf(&b, `\u{%x}`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// hidden reports whether a character moves, colours or reorders text, ends a
+// line, or stands for bytes that are none.
+func hidden(r rune) bool {
+	return !unicode.IsGraphic(r) || r == unicode.ReplacementChar || r == '\u2028' || r == '\u2029'
+}
+
+// inertJSON escapes what JSON may leave as it is and a terminal obeys.
+func inertJSON(body []byte) []byte {
+	out := make([]byte, 0, len(body))
+	for _, r := range string(body) {
+		switch {
+		case !hidden(r) || r == '\n' || r == unicode.ReplacementChar:
+			out = utf8.AppendRune(out, r)
+		case r > 0xffff:
+			hi, lo := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, hi, lo)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+	}
+	return out
+}
+
+// object prints the result as one JSON object with its schema first. What names
+// its own schema goes to line.
 func (u *ui) object(schema string, v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -107,18 +161,29 @@ func (u *ui) object(schema string, v any) error {
 	if string(body) != "{}" {
 		head += ","
 	}
-	_, err = fmt.Fprintf(u.out, "%s%s\n", head, body[1:])
+	_, err = fmt.Fprintf(u.out, "%s%s\n", head, inertJSON(body[1:]))
 	return err
 }
 
 // line prints a value that names its own schema as one JSON object.
-func (u *ui) line(v any) error { return json.NewEncoder(u.out).Encode(v) }
+func (u *ui) line(v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(u.out, "%s\n", inertJSON(body))
+	return err
+}
 
 // table prints rows in columns; the first row is the heading.
 func (u *ui) table(rows [][]string) {
 	w := tabwriter.NewWriter(u.out, 0, 0, 2, ' ', 0)
 	for _, r := range rows {
-		fmt.Fprintln(w, strings.Join(r, "\t"))
+		cells := make([]string, len(r))
+		for i, cell := range r {
+			cells[i] = printable(cell)
+		}
+		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
 	w.Flush()
 }
@@ -151,7 +216,7 @@ func (r *rows) put(object any, text string, record ...string) error {
 	case r.csv != nil:
 		return r.csv.Write(inert(record))
 	}
-	_, err := fmt.Fprintln(r.ui.out, text)
+	_, err := fmt.Fprintln(r.ui.out, printable(text))
 	return err
 }
 
@@ -176,13 +241,15 @@ func (u *ui) csv(table [][]string) error {
 	return w.Error()
 }
 
-// inert keeps a spreadsheet from taking text for a formula: names of signers
-// and repositories are whoever pushed them (OWASP, "CSV Injection").
+// inert keeps a spreadsheet from taking text for a formula, and a terminal from
+// obeying it: names of signers and repositories are whoever pushed them (OWASP,
+// "CSV Injection").
 func inert(record []string) []string {
 	out := slices.Clone(record)
 	for i, field := range out {
+		out[i] = printable(field)
 		if field != "" && strings.ContainsRune("=+-@\t\r", rune(field[0])) {
-			out[i] = "'" + field
+			out[i] = "'" + out[i]
 		}
 	}
 	return out
@@ -283,6 +350,7 @@ func (p *progress) at(done int64, detail string) {
 	if detail != "" {
 		line += ", " + detail
 	}
+	line = printable(line)
 	if p.ui.isTerminal() {
 		fmt.Fprintf(p.ui.err, "\r\x1b[K%s", line)
 		p.open = true

@@ -40,9 +40,9 @@ func (r *responder) Prepare(ctx context.Context, s drill.Setup) error {
 	if r.revoker, err = newRevoker(s); err != nil {
 		return err
 	}
-	in := InitOptions{Quorum: s.Quorum, Consumers: s.Consumers, TrustedRoot: s.TrustedRoot}
+	in := InitOptions{Approvers: rotate.Approvers{Quorum: s.Quorum}, Consumers: s.Consumers, TrustedRoot: s.TrustedRoot}
 	for _, p := range s.Approvers {
-		in.Approvers = append(in.Approvers, rotate.Approver{Name: p.Name, PublicKey: string(p.PublicKeyPEM)})
+		in.Approvers.People = append(in.Approvers.People, rotate.Person{Name: p.Name, Credentials: []rotate.Credential{{PublicKey: string(p.PublicKeyPEM)}}})
 	}
 	for _, p := range s.Signers {
 		in.Signers = append(in.Signers, signer.Record{Name: p.Name, State: p.State, PublicKey: p.PublicKeyPEM})
@@ -111,12 +111,12 @@ func (r *responder) scan(ctx context.Context) (drill.Outcome, error) {
 
 func (r *responder) declare(ctx context.Context) (drill.Outcome, error) {
 	i := r.setup.Incident
-	var names []string
+	scope := Scope{Matches: -1}
 	for _, id := range i.Signers {
-		names = append(names, id.ID())
+		scope.Signers = append(scope.Signers, id.ID())
 	}
 	i.Signers = nil
-	i, err := r.app.OpenIncident(ctx, i, names, "drill: "+i.Title)
+	i, err := r.app.OpenIncident(ctx, i, scope, "drill: "+i.Title)
 	if err != nil {
 		return drill.Outcome{}, err
 	}
@@ -164,17 +164,20 @@ func (r *responder) makePlan(ctx context.Context) (drill.Outcome, error) {
 func (r *responder) approve(ctx context.Context) (drill.Outcome, error) {
 	var names []string
 	for _, p := range r.setup.Approvers {
-		if p.Name == r.setup.Proposer || len(names) == r.setup.Quorum {
+		proposes := p.Name == r.setup.Proposer
+		if !proposes && len(names) == r.setup.Quorum {
 			continue
 		}
 		key, err := r.key(p.EncryptedKey, p.Password)
 		if err != nil {
 			return drill.Outcome{}, err
 		}
-		if _, err := r.app.ApproveWithKey(ctx, r.plan, p.Name, key); err != nil {
+		if _, err := r.app.ApproveWithKey(ctx, r.plan, p.Name, key, proposes); err != nil {
 			return drill.Outcome{}, err
 		}
-		names = append(names, p.Name)
+		if !proposes {
+			names = append(names, p.Name)
+		}
 	}
 	return summary("%s approved; %s proposed it and could not", strings.Join(names, " and "), r.setup.Proposer), nil
 }

@@ -178,9 +178,11 @@ func (a *App) ImportRecords(ctx context.Context, o RecordImport) (ImportedRecord
 		if err != nil {
 			return r, err
 		}
-		if r.By, err = a.signedBy(ctx, o, content); err != nil {
+		by, err := a.signedBy(ctx, o.File, o.Bundle, o.Signature, content)
+		if err != nil {
 			return r, err
 		}
+		r.By = by.Identity.ID()
 		entries = records.CI(strings.NewReader(string(content)))
 	case SourceCloudTrail, SourceGCPAudit:
 		f, err := os.Open(o.File)
@@ -224,7 +226,9 @@ func (a *App) ImportRecords(ctx context.Context, o RecordImport) (ImportedRecord
 		}
 		rec.Source = string(o.Source)
 		if r.By != "" {
-			rec.Source += ", signed by " + r.By
+			// The same words of two signers are two records: one may be under an
+			// incident one day.
+			rec.By, rec.ID = r.By, strings.TrimPrefix(inventory.Digest([]byte(rec.ID+" "+r.By)), "sha256:")
 		}
 		if id, ok := names[rec.Signer]; ok {
 			rec.Signer = id
@@ -266,47 +270,49 @@ func (a *App) signerNames(ctx context.Context) (map[string]string, error) {
 	return names, nil
 }
 
-// signedBy returns the trusted signer who signed content, as cosign sign-blob
-// does.
-func (a *App) signedBy(ctx context.Context, o RecordImport, content []byte) (string, error) {
-	if (o.Bundle == "") == (o.Signature == "") {
-		return "", errors.New("CI records count only when a signer vouches for them: sign the file with \"cosign sign-blob\" and give its --bundle or its --signature")
+// signedBy returns the trusted signer who signed a file with "cosign
+// sign-blob".
+func (a *App) signedBy(ctx context.Context, file, bundleFile, signatureFile string, content []byte) (signer.Record, error) {
+	if (bundleFile == "") == (signatureFile == "") {
+		return signer.Record{}, fmt.Errorf("%s counts only when a signer vouches for it: sign it with \"cosign sign-blob\" and give its bundle or its signature", file)
 	}
 	v, err := a.verifier(ctx)
 	if err != nil {
-		return "", err
+		return signer.Record{}, err
 	}
 	var by signer.Identity
-	if o.Bundle != "" {
-		bundle, err := readFile(o.Bundle, maxBundle)
+	if bundleFile != "" {
+		bundle, err := readFile(bundleFile, maxBundle)
 		if err != nil {
-			return "", err
+			return signer.Record{}, err
 		}
-		sub := verify.Subject{Repository: inventory.Files, Digest: inventory.Digest(content), Content: content}
-		sig := v.Stored(sub, inventory.Detached, nil, bundle)
+		sig, err := judge{v}.Blob(bundle, content)
+		if err != nil {
+			return signer.Record{}, err
+		}
 		if !sig.Verified {
-			return "", fmt.Errorf("the bundle %s does not verify over %s: %s", o.Bundle, o.File, sig.Why)
+			return signer.Record{}, fmt.Errorf("the bundle %s does not verify over %s: %s", bundleFile, file, sig.Why)
 		}
 		by = sig.Signer
 	} else {
-		raw, err := readFile(o.Signature, maxBundle)
+		raw, err := readFile(signatureFile, maxBundle)
 		if err != nil {
-			return "", err
+			return signer.Record{}, err
 		}
 		if by, err = v.Blob(content, raw); err != nil {
-			return "", fmt.Errorf("the signature %s does not verify over %s: %w", o.Signature, o.File, err)
+			return signer.Record{}, fmt.Errorf("the signature %s does not verify over %s: %w", signatureFile, file, err)
 		}
 	}
 	known, err := a.store.Signer(ctx, by.ID())
-	if err != nil || !known.State.Trusted() {
-		return "", fmt.Errorf("%s is signed by %s, who is not trusted here: enrol the CI's signer with \"reseal signer add\"", o.File, by)
+	if err != nil || !known.Enrolled() || !known.State.Trusted() {
+		return known, fmt.Errorf("%s is signed by %s, who is not trusted here: enrol the signer with \"reseal signer add\"", file, by)
 	}
-	return by.ID(), nil
+	return known, nil
 }
 
 // Reverify recomputes the evidence of every signature against the trusted root
-// in force and every key known here. With root given, that becomes the trusted
-// root first.
+// in force and every key known here, and that of the journal's timestamps. With
+// root given, that becomes the trusted root first.
 func (a *App) Reverify(ctx context.Context, newRoot []byte, progress func(evidence.Reverified)) (evidence.Reverified, error) {
 	if newRoot != nil {
 		material, err := root.NewTrustedRootFromJSON(newRoot)
@@ -334,6 +340,9 @@ func (a *App) Reverify(ctx context.Context, newRoot []byte, progress func(eviden
 	}
 	r, err := evidence.Reverify(ctx, a.store, v, a.by("reverify"), progress)
 	if err != nil {
+		return r, err
+	}
+	if err := a.reanchor(ctx); err != nil {
 		return r, err
 	}
 	return r, a.trusting(ctx, v)

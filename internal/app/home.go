@@ -56,7 +56,6 @@ type Options struct {
 	Now      func() time.Time // default time.Now
 	Publish  rotate.Publish   // makes revocation statements known; default: files in Home
 	Registry *registry.Client // default: with the user's docker credentials
-	ReadOnly bool             // refuse to write a checkpoint at Close
 }
 
 // App is reseal at work in one home directory.
@@ -69,8 +68,7 @@ type App struct {
 
 // InitOptions is what a new home starts with.
 type InitOptions struct {
-	Approvers   []rotate.Approver
-	Quorum      int
+	Approvers   rotate.Approvers
 	Signers     []signer.Record
 	Consumers   []rotate.Consumer
 	TrustedRoot []byte // JSON; nil: none
@@ -84,8 +82,7 @@ func Init(ctx context.Context, o Options, in InitOptions) (err error) {
 	if err := by.Check(); err != nil {
 		return err
 	}
-	approvers := rotate.Approvers{Schema: rotate.ApproversSchema, Quorum: in.Quorum, People: in.Approvers}
-	if err := approvers.Check(); err != nil {
+	if err := in.Approvers.Check(); err != nil {
 		return err
 	}
 	if in.TrustedRoot != nil {
@@ -148,7 +145,7 @@ func Init(ctx context.Context, o Options, in InitOptions) (err error) {
 			return err
 		}
 	}
-	if err := rotate.Enroll(ctx, s, by, approvers); err != nil {
+	if err := rotate.Enroll(ctx, s, by, in.Approvers); err != nil {
 		return err
 	}
 	if err := s.Update(ctx, by, func(tx *store.Tx) error {
@@ -179,13 +176,21 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// checkSigner completes a record: a keyless signer is given by its identity,
+// any other by its public key.
 func checkSigner(r *signer.Record) error {
+	if r.Name == "" || strings.ContainsAny(r.Name, " \t\n:") {
+		return fmt.Errorf("signer name %q: use a word without spaces or colons", r.Name)
+	}
+	if r.Identity.Kind == signer.Keyless {
+		if r.Identity.Issuer == "" || r.Identity.Subject == "" {
+			return fmt.Errorf("signer %s: a keyless signer is an identity and its issuer: give both", r.Name)
+		}
+		return nil
+	}
 	_, id, err := signer.ParsePublicKey(r.PublicKey)
 	if err != nil {
 		return fmt.Errorf("signer %s: %w", r.Name, err)
-	}
-	if r.Name == "" || strings.ContainsAny(r.Name, " \t\n:") {
-		return fmt.Errorf("signer name %q: use a word without spaces or colons", r.Name)
 	}
 	r.Identity = id
 	return nil

@@ -1,7 +1,6 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,11 +33,21 @@ func (a *App) checkpoint(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	file := filepath.Join(a.options.Home, checkpointFile)
-	if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, signed) {
-		return nil
+	return a.keepCheckpoint(signed)
+}
+
+// keepCheckpoint keeps a signed checkpoint, unless another process kept one of
+// as many entries or more meanwhile.
+func (a *App) keepCheckpoint(signed []byte) error {
+	now, err := a.opened(signed)
+	if err != nil {
+		return err
 	}
-	return durable.WriteFile(file, signed, 0o644)
+	last, err := a.lastCheckpoint()
+	if err != nil || last.Size >= now.Size && last.Size > 0 {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(a.options.Home, checkpointFile), signed, 0o644)
 }
 
 // lastCheckpoint returns the last signed checkpoint; an empty one if there is
@@ -80,12 +89,29 @@ type JournalState struct {
 	Entries    int64  `json:"entries"`
 	Root       string `json:"root"`
 	Checkpoint int64  `json:"checkpoint"` // entries that the last signed checkpoint covers
+	Anchored   int64  `json:"anchored"`   // checkpoints kept elsewhere that hold
 }
 
-// VerifyJournal recomputes the journal's Merkle tree from its entries and
-// compares it with the stored hashes and with the last signed checkpoint.
-func (a *App) VerifyJournal(ctx context.Context) (JournalState, error) {
+// VerifyJournal recomputes the journal's Merkle tree from its entries, compares
+// it with the stored hashes, the last signed checkpoint, every anchored one and
+// those given, and each row of the database with what the journal says of it.
+func (a *App) VerifyJournal(ctx context.Context, kept ...journal.Receipt) (JournalState, error) {
 	last, err := a.lastCheckpoint()
+	if err != nil {
+		return JournalState{}, err
+	}
+	key, err := a.journalVerifier()
+	if err != nil {
+		return JournalState{}, err
+	}
+	receipts, err := a.anchored(ctx)
+	if err != nil {
+		return JournalState{}, err
+	}
+	for _, x := range receipts {
+		kept = append(kept, x.Receipt)
+	}
+	anchors, err := journal.Against(key, kept...)
 	if err != nil {
 		return JournalState{}, err
 	}
@@ -97,6 +123,12 @@ func (a *App) VerifyJournal(ctx context.Context) (JournalState, error) {
 	next := a.store.Journal(ctx, 0)
 	covered := last.Size == 0
 	for {
+		if err := anchors.Compare(&tree); err != nil {
+			return JournalState{}, err
+		}
+		if tree.Size() == now.Size { // what others append meanwhile is not under it
+			break
+		}
 		line, err := next()
 		if errors.Is(err, io.EOF) {
 			break
@@ -107,7 +139,7 @@ func (a *App) VerifyJournal(ctx context.Context) (JournalState, error) {
 		if err := tree.Add(line); err != nil {
 			return JournalState{}, fmt.Errorf("journal: %w", err)
 		}
-		if c := tree.Checkpoint(); c.Size == last.Size {
+		if tree.Size() == last.Size {
 			if err := tree.Check(last); err != nil {
 				return JournalState{}, fmt.Errorf("against the signed checkpoint: %w", err)
 			}
@@ -115,13 +147,27 @@ func (a *App) VerifyJournal(ctx context.Context) (JournalState, error) {
 		}
 	}
 	if !covered {
-		return JournalState{}, fmt.Errorf("journal was cut: it has %d entries, the signed checkpoint commits to %d", tree.Checkpoint().Size, last.Size)
+		return JournalState{}, fmt.Errorf("journal was cut: it has %d entries, the signed checkpoint commits to %d", tree.Size(), last.Size)
+	}
+	if err := anchors.End(&tree); err != nil {
+		return JournalState{}, err
 	}
 	if err := tree.Check(now); err != nil {
 		return JournalState{}, err
 	}
-	return JournalState{Entries: now.Size, Root: now.Root.String(), Checkpoint: last.Size}, nil
+	var problems []error
+	if err := a.store.CheckJournal(ctx, func(problem string) {
+		if len(problems) < maxProblems {
+			problems = append(problems, errors.New(problem))
+		}
+	}); err != nil {
+		return JournalState{}, err
+	}
+	return JournalState{Entries: now.Size, Root: now.Root.String(), Checkpoint: last.Size, Anchored: int64(len(kept))}, errors.Join(problems...)
 }
+
+// maxProblems bounds how many changed rows are named.
+const maxProblems = 100
 
 // Journal returns a function that yields the entries from the one given on,
 // then io.EOF.
@@ -149,13 +195,23 @@ func (a *App) Vault(ctx context.Context, digest string) ([]byte, error) {
 	return a.store.Vault(ctx, digest)
 }
 
-// ExportJournal writes every entry and a fresh checkpoint to w.
+// ExportJournal writes a fresh checkpoint and every entry under it to w.
 func (a *App) ExportJournal(ctx context.Context, w io.Writer) error {
 	signed, err := a.signedCheckpoint(ctx)
 	if err != nil {
 		return err
 	}
-	return journal.WriteExport(w, a.store.Journal(ctx, 0), signed)
+	c, err := a.opened(signed)
+	if err != nil {
+		return err
+	}
+	next, left := a.store.Journal(ctx, 0), c.Size
+	return journal.WriteExport(w, func() ([]byte, error) {
+		if left--; left < 0 { // others append meanwhile
+			return nil, io.EOF
+		}
+		return next()
+	}, signed)
 }
 
 func (a *App) journalVerifier() (note.Verifier, error) {

@@ -3,10 +3,8 @@ package app
 import (
 	"context"
 	"crypto"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +13,6 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/sign"
 
 	"github.com/reseal/reseal/internal/durable"
-	"github.com/reseal/reseal/internal/keyfile"
 	"github.com/reseal/reseal/internal/registry"
 	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/inventory"
@@ -25,19 +22,6 @@ import (
 	"github.com/reseal/reseal/signer"
 	"github.com/reseal/reseal/verify"
 )
-
-// OpenIncident declares an incident about enrolled or observed signers.
-func (a *App) OpenIncident(ctx context.Context, i rotate.Incident, signers []string, reason string) (rotate.Incident, error) {
-	for _, s := range signers {
-		r, err := a.store.Signer(ctx, s)
-		if err != nil {
-			return i, err
-		}
-		i.Signers = append(i.Signers, r.Identity)
-	}
-	i.OpenedBy, i.OpenedAt = a.options.Actor, a.now()
-	return i, rotate.OpenIncident(ctx, a.store, a.by("%s", reason), i)
-}
 
 // MarkRogue adds digests that are known to be bad to an incident.
 func (a *App) MarkRogue(ctx context.Context, incident string, rogue map[string]string, reason string) (rotate.Incident, error) {
@@ -59,31 +43,15 @@ func (a *App) Incident(ctx context.Context, id string) (rotate.Incident, error) 
 // Impact assesses what an incident, or a signer if it were compromised since
 // ever, touches. visit may be nil.
 func (a *App) Impact(ctx context.Context, incident string, suspect string, skew time.Duration, visit func(rotate.Item) error) (rotate.Totals, error) {
-	if skew < 0 {
-		return rotate.Totals{}, errors.New("clocks cannot differ by less than nothing: --skew is negative")
+	var p trust.Policy
+	var err error
+	if suspect != "" {
+		p, err = a.suspicion(ctx, suspect, skew)
+	} else {
+		p, err = a.policy(ctx, incident, skew)
 	}
-	p := trust.Policy{Skew: skew, Rogue: map[string]string{}}
-	incidents, err := rotate.Incidents(ctx, a.store)
 	if err != nil {
 		return rotate.Totals{}, err
-	}
-	for _, i := range incidents { // all of them count, whichever is asked about
-		p.Incidents = append(p.Incidents, i.Incident)
-		if i.ID == incident {
-			p.Replaced = i.Signers
-			maps.Copy(p.Rogue, i.Rogue)
-		}
-	}
-	if suspect != "" {
-		r, err := a.store.Signer(ctx, suspect)
-		if err != nil {
-			return rotate.Totals{}, err
-		}
-		p.Replaced = []signer.Identity{r.Identity}
-		p.Incidents = append(p.Incidents, trust.Incident{ID: "what-if", Class: trust.SigningKey, Signers: p.Replaced})
-	}
-	if len(p.Replaced) == 0 {
-		return rotate.Totals{}, fmt.Errorf("incident %q: %w: \"reseal incident list\" lists those that are known", incident, inventory.ErrNotFound)
 	}
 	if visit == nil {
 		visit = func(rotate.Item) error { return nil }
@@ -91,30 +59,41 @@ func (a *App) Impact(ctx context.Context, incident string, suspect string, skew 
 	return rotate.Assess(ctx, a.store, p, visit)
 }
 
-// PlanOptions are the parameters of a plan that people choose.
-type PlanOptions struct {
-	Incident   string
-	NewSigner  string // name or ID
-	Vouchers   []trust.Voucher
-	Homes      []string
-	AcceptDark []string
-	Skew       time.Duration
-	Limits     rotate.Limits
+// policy returns what decisions about an incident go by where there is no plan.
+func (a *App) policy(ctx context.Context, incident string, skew time.Duration) (trust.Policy, error) {
+	if skew < 0 {
+		return trust.Policy{}, errors.New("clocks cannot differ by less than nothing: --skew is negative")
+	}
+	if _, err := rotate.LoadIncident(ctx, a.store, incident); err != nil {
+		return trust.Policy{}, err
+	}
+	sources, err := rotate.Sources(ctx, a.store)
+	if err != nil {
+		return trust.Policy{}, err
+	}
+	return rotate.Plan{Incident: incident, Skew: skew, Sources: sources}.Current(ctx, a.store)
 }
 
-// MakePlan makes and keeps a plan, proposed by the actor.
-func (a *App) MakePlan(ctx context.Context, o PlanOptions) (rotate.Plan, string, rotate.Totals, error) {
-	if _, err := rotate.LoadIncident(ctx, a.store, o.Incident); err != nil {
-		return rotate.Plan{}, "", rotate.Totals{}, err
-	}
-	next, err := a.store.Signer(ctx, o.NewSigner)
+// suspicion returns what decisions would go by if a signer were compromised.
+func (a *App) suspicion(ctx context.Context, suspect string, skew time.Duration) (trust.Policy, error) {
+	const id = "what if" // no incident can be named so
+	r, err := a.store.Signer(ctx, suspect)
 	if err != nil {
-		return rotate.Plan{}, "", rotate.Totals{}, err
+		return trust.Policy{}, err
 	}
-	return rotate.MakePlan(ctx, a.store, a.by("plan for %s", o.Incident), rotate.Plan{
-		Incident: o.Incident, Proposer: a.options.Actor, MadeAt: a.now(), NewSigner: next.Identity, Skew: o.Skew,
-		Vouchers: o.Vouchers, Homes: o.Homes, AcceptDark: o.AcceptDark, Consumers: a.config.Consumers, Limits: o.Limits,
-	})
+	if skew < 0 {
+		return trust.Policy{}, errors.New("clocks cannot differ by less than nothing: --skew is negative")
+	}
+	p, err := rotate.Plan{Incident: id, Skew: skew}.Current(ctx, a.store)
+	if err != nil {
+		return p, err
+	}
+	class := trust.SigningKey
+	if r.Identity.Kind == signer.Keyless {
+		class = trust.KeylessIdentity
+	}
+	p.Incidents = append(p.Incidents, trust.Incident{ID: id, Class: class, Signers: []signer.Identity{r.Identity}})
+	return p, nil
 }
 
 // Plan returns a plan by its digest or the start of it.
@@ -150,6 +129,9 @@ func (a *App) Plans(ctx context.Context, incident string) ([]PlanState, error) {
 		if st.Reissues, err = a.store.ReissueCounts(ctx, id); err != nil {
 			return nil, err
 		}
+		if st.BreakGlass, err = rotate.BreakGlasses(ctx, a.store, id); err != nil {
+			return nil, err
+		}
 		out = append(out, st)
 	}
 	slices.SortFunc(out, func(x, y PlanState) int { return x.MadeAt.Compare(y.MadeAt) })
@@ -165,56 +147,13 @@ type PlanState struct {
 	Approvers []string         `json:"approvers"`
 	Totals    rotate.Totals    `json:"totals"`
 	Reissues  map[string]int64 `json:"reissues"`
+
+	BreakGlass []rotate.BreakGlass `json:"break_glass,omitempty"`
 }
 
 // Items calls visit with every item of a plan, or those of one decision.
 func (a *App) Items(ctx context.Context, digest string, d trust.Decision, visit func(rotate.Item) error) error {
 	return rotate.Items(ctx, a.store, digest, d, visit)
-}
-
-// ApprovalRequest returns the bytes an approver signs.
-func (a *App) ApprovalRequest(ctx context.Context, digest, approver string) ([]byte, error) {
-	p, full, _, err := a.Plan(ctx, digest)
-	if err != nil {
-		return nil, err
-	}
-	return rotate.ApprovalRequest(full, p.Incident, approver)
-}
-
-// Approve keeps an approval made with a signature over ApprovalRequest.
-func (a *App) Approve(ctx context.Context, digest, approver string, signature []byte) (string, error) {
-	full, err := rotate.FindPlan(ctx, a.store, digest)
-	if err != nil {
-		return "", err
-	}
-	return full, rotate.Approve(ctx, a.store, a.by("approval by %s", approver),
-		rotate.Approval{Plan: full, Approver: approver, Signature: base64.StdEncoding.EncodeToString(signature), At: a.now()})
-}
-
-// ApproveWithKey signs the approval with a key at hand.
-func (a *App) ApproveWithKey(ctx context.Context, digest, approver string, key signer.Signer) (string, error) {
-	request, err := a.ApprovalRequest(ctx, digest, approver)
-	if err != nil {
-		return "", err
-	}
-	sig, err := key.Sign(ctx, request)
-	if err != nil {
-		return "", fmt.Errorf("signing the approval: %w", err)
-	}
-	return a.Approve(ctx, digest, approver, sig)
-}
-
-// LoadKey decrypts a cosign private key.
-func LoadKey(file string, password func() ([]byte, error)) (signer.Signer, error) {
-	return keyfile.Load(file, password)
-}
-
-func (a *App) permit(ctx context.Context, digest string) (rotate.Permission, error) {
-	full, err := rotate.FindPlan(ctx, a.store, digest)
-	if err != nil {
-		return rotate.Permission{}, err
-	}
-	return rotate.Permit(ctx, a.store, full)
 }
 
 // registry returns the client for an act: in a dry run one that cannot write.
@@ -225,17 +164,24 @@ func (a *App) registry(apply bool) *registry.Client {
 	return registry.ReadOnly(a.options.Registry)
 }
 
+// Contained is what containing did, or would do.
+type Contained struct {
+	rotate.Contained
+	BreakGlass *rotate.BreakGlass `json:"break_glass,omitempty"` // it was done on one person's word
+}
+
 // Contain publishes the revocation and takes the rogue artifacts away.
-func (a *App) Contain(ctx context.Context, digest string, apply bool) (rotate.Contained, error) {
+func (a *App) Contain(ctx context.Context, digest string, apply bool) (Contained, error) {
 	p, err := a.permit(ctx, digest)
 	if err != nil {
-		return rotate.Contained{}, err
+		return Contained{}, err
 	}
 	publish := a.options.Publish
 	if publish == nil {
 		publish = a.publishFile
 	}
-	return rotate.Contain(ctx, a.store, a.registry(apply), publish, a.by("contain %s", p.Plan().Incident), p, apply)
+	c, err := rotate.Contain(ctx, a.store, a.registry(apply), publish, a.by("contain %s", p.Plan().Incident), p, apply)
+	return Contained{c, p.BreakGlass()}, err
 }
 
 // publishFile keeps a revocation statement in the home, for people to carry to
@@ -269,6 +215,8 @@ type Resigned struct {
 	OnHold          int64   `json:"on_hold"`
 	Requests        int64   `json:"requests"`
 	DurationSeconds float64 `json:"duration_seconds"`
+
+	BreakGlass *rotate.BreakGlass `json:"break_glass,omitempty"` // it was done on one person's word
 }
 
 // Resign carries out what an approved plan decided to re-sign.
@@ -299,7 +247,7 @@ func (a *App) Resign(ctx context.Context, o ResignOptions) (Resigned, error) {
 	if o.TimestampURL != "" {
 		e.Timestamp = sign.NewTimestampAuthority(&sign.TimestampAuthorityOptions{URL: o.TimestampURL, Timeout: 30 * time.Second, Retries: 3})
 	}
-	out := Resigned{Incident: p.Plan().Incident, Plan: p.Digest(), Applied: o.Apply,
+	out := Resigned{Incident: p.Plan().Incident, Plan: p.Digest(), Applied: o.Apply, BreakGlass: p.BreakGlass(),
 		Denied: p.Totals().Decisions[trust.Deny], OnHold: p.Totals().Decisions[trust.Hold]}
 	before, start := a.Requests(), time.Now()
 	out.Result, err = e.Run(ctx, &approved{store: a.store, permission: p})
@@ -342,16 +290,23 @@ func (w *approved) Items(ctx context.Context, after int64, limit int) ([]resign.
 // Still implements resign.Work.
 func (w *approved) Still(ctx context.Context, i resign.Item) (string, bool, error) {
 	return rotate.Still(ctx, w.store, w.permission.Digest(), w.policy,
-		rotate.Item{Repository: i.Repository, Digest: i.Digest, Statement: i.StatementKey, Decision: trust.Resign})
+		rotate.Item{Repository: i.Repository, Digest: i.Digest, Statement: i.StatementKey, Decision: trust.Resign, Formats: i.Formats})
+}
+
+// Cutover is what cutting over did, or would do.
+type Cutover struct {
+	rotate.Cutover
+	BreakGlass *rotate.BreakGlass `json:"break_glass,omitempty"` // it was done on one person's word
 }
 
 // CutOver removes the old signer from the anchors of an approved plan.
-func (a *App) CutOver(ctx context.Context, digest string, apply bool) (rotate.Cutover, error) {
+func (a *App) CutOver(ctx context.Context, digest string, apply bool) (Cutover, error) {
 	p, err := a.permit(ctx, digest)
 	if err != nil {
-		return rotate.Cutover{}, err
+		return Cutover{}, err
 	}
-	return rotate.CutOver(ctx, a.store, a.accepts, a.by("cut-over for %s", p.Plan().Incident), p, apply)
+	c, err := rotate.CutOver(ctx, a.store, a.accepts, a.by("cut-over for %s", p.Plan().Incident), p, apply)
+	return Cutover{c, p.BreakGlass()}, err
 }
 
 // accepts reports whether a consumer that accepts one signer's key, and reads

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/inventory/restore"
 	"github.com/reseal/reseal/rotate"
+	"github.com/reseal/reseal/rotate/trust"
 )
 
 // RestoreOptions say which signatures to put back.
@@ -22,8 +24,8 @@ type RestoreOptions struct {
 }
 
 // Restore puts signatures that registries lost back from the vault. What the
-// incidents mark as rogue stays out, and whatever a tainted or revoked signer
-// made.
+// incidents mark as rogue stays out, whatever a tainted or revoked signer made,
+// and what an authority in an incident could have been made to vouch for.
 func (a *App) Restore(ctx context.Context, o RestoreOptions, apply bool, progress func(restore.Result)) (restore.Result, error) {
 	total := restore.Result{Applied: apply, Reasons: map[restore.Reason]int64{}}
 	selections := make([]store.Selection, len(o.Repositories))
@@ -47,16 +49,11 @@ func (a *App) Restore(ctx context.Context, o RestoreOptions, apply bool, progres
 	if err != nil {
 		return total, err
 	}
-	denied := func(art inventory.Artifact) string {
-		for _, i := range incidents {
-			if why, ok := i.Rogue[art.Digest]; ok {
-				return fmt.Sprintf("%s: %s", i.ID, why)
-			}
-		}
-		return ""
-	}
+	rogue := rotate.Rogue(incidents)
+	denied := func(art inventory.Artifact) string { return rogue[art.Digest] }
+	suspect := suspect(rotate.Rules(incidents))
 	for _, sel := range selections {
-		options := restore.Options{Selection: sel, Verifier: v, Report: o.Report, DeniedArtifact: denied}
+		options := restore.Options{Selection: sel, Verifier: v, Report: o.Report, Denied: suspect, DeniedArtifact: denied}
 		if o.MaxArtifacts > 0 {
 			if options.MaxArtifacts = o.MaxArtifacts - total.Written; options.MaxArtifacts <= 0 {
 				return total, fmt.Errorf("%w: %d artifacts", restore.ErrOverLimit, o.MaxArtifacts)
@@ -69,6 +66,23 @@ func (a *App) Restore(ctx context.Context, o RestoreOptions, apply bool, progres
 		}
 	}
 	return total, nil
+}
+
+// restoreSkew is how far honest clocks may differ.
+const restoreSkew = 5 * time.Minute
+
+// suspect returns what says why a signature is not to be believed, or "". The
+// states of signers do not tell: those of an authority in an incident are as
+// they were, and an identity may be enrolled after it was selected.
+func suspect(incidents []trust.Incident) func(inventory.Signature) string {
+	incidents = trust.Compiled(incidents)
+	return func(g inventory.Signature) string {
+		j := trust.Judge(g, incidents, restoreSkew)
+		if j.Verdict == trust.Unverifiable || j.Verdict == trust.Unaffected || j.Verdict.Proven() {
+			return ""
+		}
+		return j.Reason
+	}
 }
 
 func sum(a, b restore.Result) restore.Result {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -64,12 +63,7 @@ func (a *App) Verify(ctx context.Context, image string, skew time.Duration) (Ver
 	if err != nil {
 		return out, err
 	}
-	rogue := map[string]string{}
-	var rules []trust.Incident
-	for _, i := range incidents {
-		rules = append(rules, i.Incident)
-		maps.Copy(rogue, i.Rogue)
-	}
+	rules, rogue := rotate.Rules(incidents), rotate.Rogue(incidents)
 	signers, err := a.store.Records(ctx)
 	if err != nil {
 		return out, err

@@ -31,7 +31,7 @@ var layers = []struct {
 	{"wiring", "configuration becomes stores, clients and signers", []string{"internal/app"}},
 	{"drills", "the whole product, rehearsed", []string{"runbooks/drill"}},
 	{"runbooks", "what is done, in which order, and why", []string{"runbooks"}},
-	{"acting", "the packages that do things; siblings do not know each other", []string{"rotate", "resign", "tuf", "inventory/scan", "inventory/evidence", "inventory/restore"}},
+	{"acting", "the packages that do things; siblings do not know each other", []string{"rotate", "resign", "tuf", "inventory/scan", "inventory/evidence", "inventory/restore", "rotate/pack"}},
 	{"rules", "pure functions: verdicts, decisions, verifier files", []string{"rotate/trust", "rotate/emit"}},
 	{"verification", "stored signatures become evidence", []string{"verify"}},
 	{"adapters", "the world outside, one package each", []string{"internal/store", "internal/registry", "internal/web", "internal/sandbox", "internal/keyfile"}},

@@ -42,7 +42,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			if !wantsJSON(c) { // at once, before each is judged
+			if !wantsJSON(c) && b.Signatures > 0 { // at once, before each is judged; it counts named signers only
 				ui.notef("%d signatures (%d of them gone from their place) on %d artifacts in %d repositories, %d deployed, first seen %s, last %s",
 					b.Signatures, b.Gone, b.Artifacts, b.Repositories, b.Deployed, day(b.First), day(b.Last))
 			}

@@ -92,6 +92,9 @@ func (u *ui) plan(digest string, p rotate.Plan, t rotate.Totals) {
 		u.printf("RECALL:     %d statements were re-signed that should not have been: \"reseal incident show %s --plan %s --recall\" lists them", t.Recall, p.Incident, short(digest))
 	}
 	for _, o := range t.Orders {
+		if len(o.Consumers) == 0 {
+			continue // nobody's verifier is waiting
+		}
 		chosen := ""
 		if o.Order == p.Order {
 			chosen = " (chosen)"

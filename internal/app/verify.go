@@ -49,6 +49,14 @@ func (a *App) Verify(ctx context.Context, image string, skew time.Duration) (Ver
 	if err != nil {
 		return Verified{}, fmt.Errorf("image %q: %w", image, err)
 	}
+	incidents, err := rotate.Incidents(ctx, a.store)
+	if err != nil {
+		return Verified{}, err
+	}
+	rules, rogue := rotate.Rules(incidents), rotate.Rogue(incidents)
+	if why, denied := rogue[ref.Identifier()]; denied { // whether it is still there or not
+		return Verified{Subject: ref.Name(), Why: "the digest is denied: " + why, Signatures: []VerifiedSignature{}}, nil
+	}
 	m, err := a.options.Registry.Manifest(ctx, ref.Context().Name(), ref.Identifier())
 	if err != nil {
 		return Verified{}, err
@@ -59,11 +67,6 @@ func (a *App) Verify(ctx context.Context, image string, skew time.Duration) (Ver
 	if err != nil {
 		return out, err
 	}
-	incidents, err := rotate.Incidents(ctx, a.store)
-	if err != nil {
-		return out, err
-	}
-	rules, rogue := rotate.Rules(incidents), rotate.Rogue(incidents)
 	signers, err := a.store.Records(ctx)
 	if err != nil {
 		return out, err

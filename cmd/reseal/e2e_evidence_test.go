@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -12,8 +13,9 @@ import (
 
 // evidence anchors the journal, packs what was done about the incident, has the
 // pack verified by reseal and by a program that shares no code with it, and
-// closes the incident. It returns how many files were tampered with.
-func (w *world) evidence() int {
+// closes the incident, under which so many signatures were made. It returns how
+// many files were tampered with.
+func (w *world) evidence(signed int) int {
 	w.Helper()
 	w.ok(w.reseal("journal", "anchor", "--file", "kept-checkpoint", "--image", w.host+"/audit/reseal", "--timestamp-server-url", w.tsa))
 	w.ok(w.reseal("journal", "verify", "--checkpoint", "kept-checkpoint"))
@@ -22,6 +24,9 @@ func (w *world) evidence() int {
 		w.Errorf("closing misses other things: %s", r)
 	}
 
+	if r := w.ok(w.reseal("report", "INC-1")); strings.Count(r.stdout, fmt.Sprintf("%d signatures, the last on", signed)) != 1 {
+		w.Errorf("the report does not tell %d signatures as one event: %s", signed, r)
+	}
 	w.ok(w.reseal("evidence", "pack", "INC-1", "evidence"))
 	w.ok(w.reseal("evidence", "pack", "INC-1", "evidence.tar"))
 	w.ok(w.reseal("incident", "close", "INC-1", "--reason", "recovered"))

@@ -157,7 +157,7 @@ func TestRecovery(t *testing.T) {
 	w.ok(w.reseal("journal", "verify"))
 	step("reseal verify and reseal journal verify")
 
-	step("evidence pack, verified by two programs, with a byte flipped in each of %d files; close", w.evidence())
+	step("evidence pack, verified by two programs, with a byte flipped in each of %d files; close", w.evidence(done.Signed))
 
 	report := summary(images, table, items)
 	fmt.Print(report)

@@ -513,6 +513,7 @@ func (a *App) reportActs(ctx context.Context, r *pack.Report, i rotate.Incident)
 		return err
 	}
 	contained := map[string]time.Time{} // by anchor
+	signed := 0                         // in the run of signatures at the end of the timeline
 	for e, err := range a.acts(ctx, 0, names, nil) {
 		if err != nil {
 			return err
@@ -520,8 +521,20 @@ func (a *App) reportActs(ctx context.Context, r *pack.Report, i rotate.Incident)
 		if e.Action == "anchor.write.done" {
 			contained[e.Subject] = e.Time
 		}
-		if !strings.HasSuffix(e.Action, ".intended") && len(r.Timeline) < maxTimeline {
-			r.Timeline = append(r.Timeline, pack.Event{At: e.Time, Actor: e.Actor, Action: e.Action, Subject: e.Subject, Reason: e.Reason})
+		if strings.HasSuffix(e.Action, ".intended") {
+			continue
+		}
+		now := pack.Event{At: e.Time, Actor: e.Actor, Action: e.Action, Subject: e.Subject, Reason: e.Reason}
+		if last := len(r.Timeline) - 1; e.Action == "resign.done" && last >= 0 && r.Timeline[last].Action == now.Action {
+			// A run of signatures is one event: a million of them would hide the rest.
+			signed++
+			now.Subject = fmt.Sprintf("%d signatures, the last on %s", signed, e.Subject)
+			r.Timeline[last] = now
+			continue
+		}
+		signed = 1
+		if len(r.Timeline) < maxTimeline {
+			r.Timeline = append(r.Timeline, now)
 		}
 	}
 	for _, c := range a.config.Consumers {

@@ -166,7 +166,7 @@ func find(ctx context.Context, s *store.Store, kind, text string) (string, error
 	ids = slices.DeleteFunc(ids, func(id string) bool { return inventory.CheckDigest(id) != nil }) // what is kept beside it
 	switch len(ids) {
 	case 0:
-		return "", fmt.Errorf("%s %s: %w: \"reseal incident show\" lists the plans of an incident, \"reseal incident motions\" every motion", kind, text, inventory.ErrNotFound)
+		return "", fmt.Errorf("%s %s: %w: \"reseal incident show\" lists the plans and motions about an incident, \"reseal approvers show\" those about the approvers", kind, text, inventory.ErrNotFound)
 	case 1:
 		return ids[0], nil
 	}

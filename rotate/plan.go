@@ -369,20 +369,7 @@ func (d planDigest) digest() string { return "sha256:" + hex.EncodeToString(d.h.
 // FindPlan returns the digest of the one plan that the given text names: a
 // digest or an unambiguous start of one, with or without "sha256:".
 func FindPlan(ctx context.Context, s *store.Store, text string) (string, error) {
-	prefix := "sha256:" + trimAlgorithm(text)
-	if len(prefix) < len("sha256:")+6 {
-		return "", fmt.Errorf("plan %q: give its digest, or at least the first 6 digits of it", text)
-	}
-	docs, err := s.DocumentIDs(ctx, store.KindPlan, prefix)
-	switch {
-	case err != nil:
-		return "", err
-	case len(docs) == 0:
-		return "", fmt.Errorf("plan %s: %w: \"reseal incident show\" lists the plans of an incident", text, inventory.ErrNotFound)
-	case len(docs) > 1:
-		return "", fmt.Errorf("plan %s: %d plans start so: give more digits", text, len(docs))
-	}
-	return docs[0], nil
+	return find(ctx, s, store.KindPlan, text)
 }
 
 // LoadPlan returns a plan and its totals, after checking that header, items

@@ -124,7 +124,7 @@ func approversCommand(ui *ui) *cli.Command {
 						return ui.line(set)
 					}
 					ui.approvers(set)
-					return nil
+					return ui.motionsAbout(c, a, "approvers")
 				}),
 			},
 			{

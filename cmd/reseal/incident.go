@@ -301,9 +301,28 @@ func incidentShow(ui *ui) *cli.Command {
 					ui.printf("    %s %d", state, p.Reissues[state])
 				}
 			}
-			return nil
+			return ui.motionsAbout(c, a, i.ID)
 		}),
 	}
+}
+
+// motionsAbout prints the motions about an incident or the approvers.
+func (u *ui) motionsAbout(c *cli.Context, a *app.App, subject string) error {
+	list, err := a.Motions(c.Context)
+	if err != nil {
+		return err
+	}
+	for _, m := range list {
+		if m.Subject != subject {
+			continue
+		}
+		state := fmt.Sprintf("signed by %d (%s)", len(m.ApprovedBy), strings.Join(m.ApprovedBy, ", "))
+		if m.Carried != nil {
+			state = "carried out " + day(m.Carried.At)
+		}
+		u.printf("  motion %s, %s by %s at %s: %s", short(m.Digest), m.Kind, m.Proposer, day(m.MadeAt), state)
+	}
+	return nil
 }
 
 // incident prints what was declared.

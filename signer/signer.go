@@ -155,3 +155,32 @@ type Signer interface {
 	// encoding cosign stores: ASN.1 DER for ECDSA, raw for Ed25519.
 	Sign(ctx context.Context, message []byte) ([]byte, error)
 }
+
+// Credential is what signatures are made with, for a time.
+type Credential struct {
+	Signer
+	// Certificate is the DER of the certificate that names the signer, without
+	// its chain; nil when signatures are verified with the key alone.
+	Certificate []byte
+	// Until is when it is no longer to be used; zero: it does not end.
+	Until time.Time
+}
+
+// Source gives what to sign with as one identity. A key is always the same; a
+// keyless identity gets a new one every few minutes. Implementations are safe
+// for concurrent use.
+type Source interface {
+	Identity() Identity
+	// Credential returns what to sign with now. Ask for each signature anew,
+	// after any waiting and not before it.
+	Credential(ctx context.Context) (Credential, error)
+}
+
+// Always is the source of one key.
+func Always(s Signer) Source { return always{s} }
+
+type always struct{ Signer }
+
+func (a always) Credential(context.Context) (Credential, error) {
+	return Credential{Signer: a.Signer}, nil
+}

@@ -136,3 +136,16 @@ func TestState(t *testing.T) {
 		}
 	}
 }
+
+type fixed struct{ Signer }
+
+func (fixed) Identity() Identity { return Identity{Kind: Key, Subject: "a"} }
+
+func TestAlways(t *testing.T) {
+	t.Parallel()
+	source := Always(fixed{})
+	c, err := source.Credential(t.Context())
+	if err != nil || c.Signer != (fixed{}) || c.Certificate != nil || !c.Until.IsZero() || source.Identity() != c.Identity() {
+		t.Errorf("got %+v, %v: a key is itself, without a certificate and without an end", c, err)
+	}
+}

@@ -83,7 +83,7 @@ func (k *ecKey) Sign(_ context.Context, message []byte) ([]byte, error) {
 // list is work written by hand.
 type list struct {
 	items []Item
-	still func(Item) (string, bool, error)
+	still func(Item) (why string, err error) // nil: all of it
 }
 
 func (l list) Items(_ context.Context, after int64, limit int) (out []Item, _ error) {
@@ -95,11 +95,18 @@ func (l list) Items(_ context.Context, after int64, limit int) (out []Item, _ er
 	return out, nil
 }
 
-func (l list) Still(_ context.Context, i Item) (string, bool, error) {
-	if l.still == nil {
-		return "", true, nil
+func (l list) Still(_ context.Context, items []Item) ([]string, error) {
+	out := make([]string, len(items))
+	for n, i := range items {
+		if l.still == nil {
+			continue
+		}
+		var err error
+		if out[n], err = l.still(i); err != nil {
+			return nil, err
+		}
 	}
-	return l.still(i)
+	return out, nil
 }
 
 // bench is a sandbox with an old and a new signer. Its tests use repositories
@@ -199,7 +206,7 @@ func (k *kase) plan(t testing.TB, ref name.Digest, formats ...inventory.Format) 
 }
 
 func (k *kase) engine(reg Registry) Engine {
-	return Engine{Registry: reg, Store: k.Store, Signer: k.next, Plan: plan, By: by, Apply: true, Parallel: 1}
+	return Engine{Registry: reg, Store: k.Store, Signer: signer.Always(k.next), Plan: plan, By: by, Apply: true, Parallel: 1, Settle: time.Millisecond}
 }
 
 func (k *kase) run(t testing.TB, reg Registry) Result {
@@ -360,12 +367,8 @@ func (w *wrapper) PutManifest(ctx context.Context, repository, reference, mediaT
 	return d, indexed, err
 }
 
-func (w *wrapper) Attach(ctx context.Context, repository string, manifest []byte, mediaType string, desc v1.Descriptor, subject string) (d string, err error) {
-	err = w.write(ctx, "attach", func() error {
-		d, err = w.Registry.Attach(ctx, repository, manifest, mediaType, desc, subject)
-		return err
-	})
-	return d, err
+func (w *wrapper) Extend(ctx context.Context, repository, subject string, l registry.Listing, add ...v1.Descriptor) error {
+	return w.write(ctx, "list", func() error { return w.Registry.Extend(ctx, repository, subject, l, add...) })
 }
 
 func sum(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }

@@ -2,8 +2,8 @@
 // re-sign.
 //
 // One statement in one format is one unit of work: the decision is checked
-// again, the intent is journaled, the new signature is made and persisted,
-// published, read back and verified as its consumer would, and recorded. A unit
+// again, the intent is journaled, the new signature is made, verified as its
+// consumer would and persisted, published, read back, and recorded. A unit
 // resumes by looking at the registry, then by publishing the persisted bytes,
 // and signs anew only when there are none; so a run may be killed at any moment
 // and started again, and no statement ends up signed twice.
@@ -17,12 +17,15 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/sigstore/sigstore-go/pkg/root"
-	"github.com/sigstore/sigstore-go/pkg/sign"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
+	"github.com/reseal/reseal/internal/registry"
+	"github.com/reseal/reseal/internal/services"
 	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/journal"
@@ -51,23 +54,32 @@ type Item struct {
 	Formats       []inventory.Format
 	SourceFormat  inventory.Format // of the stored signature that carries a claim's exact payload
 	SourceContent string           // its vault digest
+	Proven        []Source         // image signatures that are proven good: what they annotate the image with is said again
+}
+
+// Source is a stored signature.
+type Source struct {
+	Format  inventory.Format
+	Content string // vault digest
 }
 
 // Work is an approved list of items.
 type Work interface {
-	// Items returns the next items after seq, in order; none is the end.
+	// Items returns the next items after seq, in order; none is the end. Those of
+	// one artifact follow one another.
 	Items(ctx context.Context, after int64, limit int) ([]Item, error)
-	// Still reports whether the decision to re-sign an item still holds, and
-	// why not.
-	Still(ctx context.Context, i Item) (why string, ok bool, err error)
+	// Still reports of each of some items whether the decision to re-sign it still
+	// holds: why not, or "".
+	Still(ctx context.Context, items []Item) (why []string, err error)
 }
 
 // Registry is what re-signing needs of a registry.
 type Registry interface {
 	verify.Registry
+	Listing(ctx context.Context, repository, digest string) (registry.Listing, error)
 	PutBlob(ctx context.Context, repository string, content []byte) (string, error)
 	PutManifest(ctx context.Context, repository, reference, mediaType string, raw []byte) (string, bool, error)
-	Attach(ctx context.Context, repository string, manifest []byte, mediaType string, desc v1.Descriptor, subject string) (string, error)
+	Extend(ctx context.Context, repository, subject string, l registry.Listing, add ...v1.Descriptor) error
 	Serialise(ctx context.Context, repository, digest string) (unlock func(), err error)
 }
 
@@ -89,75 +101,205 @@ type Failure struct {
 
 // Engine re-signs.
 type Engine struct {
-	Registry  Registry
-	Store     *store.Store
-	Signer    signer.Signer
-	Root      root.TrustedMaterial     // proves the times of the new signatures; nil: none is proven
-	Timestamp *sign.TimestampAuthority // stamps every new signature; nil: none
-	Plan      string
-	By        journal.Author
-	Apply     bool                       // false: look and count, change nothing
-	Parallel  int                        // artifacts published at once; default 8
-	Progress  func(done int64, r Result) // done counts the units worked through
-	Failed    func(Failure)              // told of every unit that is held or failed; may be nil
+	Registry Registry
+	Store    *store.Store
+	Signer   signer.Source
+	Services services.Services    // asked for proofs of every new signature
+	Root     root.TrustedMaterial // proves the times of the new signatures; nil: none is proven
+	Plan     string
+	By       journal.Author
+	Apply    bool          // false: look and count, change nothing
+	Parallel int           // artifacts published at once; default 8
+	Making   int           // signatures made at once; default 64, as remote signers and logs take long
+	Rate     rate.Limit    // signatures a second; 0: no limit
+	Settle   time.Duration // how long after the last write to look again where others write, too; default 2 s
+
+	Batch bool // one statement for the image signatures of up to 1024 artifacts of a repository, as bundles
+
+	Progress func(done int64, r Result) // done counts the units worked through
+	Failed   func(Failure)              // told of every unit that is held or failed; may be nil
+
+	// Fence says whether this engine may still write, and is asked before
+	// anything is signed or published. Guard is the same within the transaction
+	// that persists what was done. nil: always.
+	Fence func(context.Context) error
+	Guard func(context.Context, *store.Tx) error
 }
 
-// chunk is how many items are persisted in one transaction.
-const chunk = 64
+const (
+	// chunk is how many items are persisted in one transaction.
+	chunk = 64
+	// ahead is how many chunks are worked on at once: one is looked at or signed
+	// while another is published.
+	ahead = 3
+	// maxSubjects is how many artifacts one statement may name: verifiers read no
+	// more (sigstore-go, "maxAllowedSubjects").
+	maxSubjects = 1024
+	// patience is after how many failures in a row there is no more use in going
+	// on: the registry, the signer or a service is down.
+	patience = 50
+)
+
+// ErrGaveUp is returned when one unit after the other failed.
+var ErrGaveUp = errors.New("one signature after the other fails, so the run was stopped: see the reason, and run the same command again when it is gone")
 
 // unit is one item in one format.
 type unit struct {
 	Item
-	format   inventory.Format
-	record   store.Reissue
-	content  []byte // what is stored in the vault: see material.go
-	found    *verify.Found
-	holder   []byte // the manifest that holds what was found: restoring it takes that, too
-	wrote    bool   // published by this run
-	verified bool   // read back and accepted by its consumer's verifier
-	err      error
+	format inventory.Format
+	record store.Reissue
+	made   *reissue      // to be published; nil: none yet
+	found  *verify.Found // in the registry
+	holder []byte        // the manifest that holds what was found: restoring it takes that, too
+	err    error
+
+	uploaded bool // the content is in the repository
+	wrote    bool // published by this run
+	good     bool // read back, and accepted by its consumer's verifier
 }
+
+// open reports whether there is something left to do about the unit.
+func (u *unit) open() bool { return u.record.State != Held && u.err == nil && !u.good }
 
 // run is the state of one Run.
 type run struct {
 	Engine
+	verifier *verify.Verifier
 	fetcher  verify.Fetcher
 	consumer verify.Consumer
-	mu       sync.Mutex
-	done     int64
-	result   Result
+	chain    []byte // PEM of what certifies keyless signers, as legacy signatures carry it
+	making   chan struct{}
+	writing  chan struct{}
+	pace     *rate.Limiter
+
+	mu        sync.Mutex
+	done      int64
+	result    Result
+	failing   int             // units that failed in a row
+	contended []*place        // others write there, too
+	sampled   int             // units published
+	seen      map[string]bool // repositories of which one was read back whole
 }
 
 // Run works through the items. What cannot be signed is counted and reported
 // to e.Failed, and the rest goes on; an error means that the run had to stop,
 // and that running it again resumes it.
 func (e Engine) Run(ctx context.Context, work Work) (Result, error) {
-	v, err := verify.New(verify.Trust{Root: e.Root, Keys: []crypto.PublicKey{e.Signer.PublicKey()}})
+	r, err := e.start(ctx)
 	if err != nil {
 		return Result{}, err
 	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(ahead)
+	err = r.chunks(gctx, work, func(items []Item, why []string) {
+		g.Go(func() error { return r.chunk(gctx, items, why) })
+	})
+	if chunkErr := g.Wait(); chunkErr != nil {
+		err = chunkErr // what came of the others follows from it
+	}
+	if err == nil {
+		err = r.settle(ctx)
+	}
+	return r.result, err
+}
+
+func (e Engine) start(ctx context.Context) (*run, error) {
 	if e.Parallel < 1 {
 		e.Parallel = 8
 	}
-	r := &run{Engine: e, fetcher: verify.Fetcher{Registry: e.Registry, Verifier: v}, consumer: verify.Consumer{Key: e.Signer.PublicKey()}}
-	for after := int64(0); ; {
-		items, err := work.Items(ctx, after, chunk)
-		if err != nil || len(items) == 0 {
-			return r.result, err
-		}
-		after = items[len(items)-1].Seq
-		if err := r.chunk(ctx, work, items); err != nil {
-			return r.result, err
-		}
+	if e.Making < 1 {
+		e.Making = 64
 	}
+	if e.Settle == 0 {
+		e.Settle = 2 * time.Second
+	}
+	r := &run{Engine: e, seen: map[string]bool{}, making: make(chan struct{}, e.Making), writing: make(chan struct{}, e.Parallel),
+		pace: rate.NewLimiter(rate.Inf, 1)}
+	if e.Rate > 0 {
+		r.pace = rate.NewLimiter(e.Rate, 1)
+	}
+	trusted := verify.Trust{Root: e.Root}
+	r.consumer = verify.Consumer{Identity: e.Signer.Identity(), Root: e.Root}
+	if e.Signer.Identity().Kind == signer.Keyless {
+		if err := e.keyless(); err != nil {
+			return nil, err
+		}
+		r.chain = chainOf(e.Root)
+	} else {
+		c, err := e.Signer.Credential(ctx)
+		if err != nil {
+			return nil, err
+		}
+		trusted.Keys, r.consumer.Key = []crypto.PublicKey{c.PublicKey()}, c.PublicKey()
+	}
+	var err error
+	if r.verifier, err = verify.New(trusted); err != nil {
+		return nil, err
+	}
+	r.fetcher = verify.Fetcher{Registry: e.Registry, Verifier: r.verifier}
+	return r, nil
 }
 
-func (r *run) chunk(ctx context.Context, work Work, items []Item) error {
-	units, err := r.units(ctx, work, items)
+// keyless refuses what no verifier would accept of a keyless signer.
+func (e Engine) keyless() error {
+	switch {
+	case e.Root == nil:
+		return errors.New("a keyless signature is verified with a trusted root, and this home has none: give \"reseal init\" the --trusted-root of your verifiers")
+	case e.Services.None():
+		return errors.New("a keyless signature outlives its certificate only with a proof of its time: name a timestamp authority or a log (--timestamp-server-url, --rekor-url or --signing-config)")
+	}
+	return nil
+}
+
+// chunks gives do the items of the work, a chunk at a time and never one
+// artifact in two, and which of them are no longer to be signed.
+func (r *run) chunks(ctx context.Context, work Work, do func(items []Item, why []string)) error {
+	size := chunk
+	if r.Batch {
+		size = maxSubjects
+	}
+	var rest []Item
+	for after, more := int64(0), true; more; {
+		items, err := work.Items(ctx, after, size)
+		if err != nil {
+			return err
+		}
+		if more = len(items) > 0; more {
+			after = items[len(items)-1].Seq
+		}
+		items = append(rest, items...)
+		rest = nil
+		if more { // the last artifact may have more to come
+			at := len(items) - 1
+			for at > 0 && sameArtifact(items[at-1], items[at]) {
+				at--
+			}
+			items, rest = items[:at], append([]Item(nil), items[at:]...)
+		}
+		if len(items) == 0 {
+			continue
+		}
+		why, err := work.Still(ctx, items)
+		if err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		do(items, why)
+	}
+	return nil
+}
+
+func sameArtifact(a, b Item) bool { return a.Repository == b.Repository && a.Digest == b.Digest }
+
+func (r *run) chunk(ctx context.Context, items []Item, why []string) error {
+	units, err := r.units(ctx, items, why)
 	if err != nil {
 		return err
 	}
-	if err := r.each(ctx, units, r.look); err != nil {
+	artifacts := places(units)
+	if err := r.each(ctx, artifacts, r.look); err != nil {
 		return err
 	}
 	if !r.Apply {
@@ -169,14 +311,17 @@ func (r *run) chunk(ctx context.Context, work Work, items []Item) error {
 	if err := r.sign(ctx, units); err != nil {
 		return err
 	}
-	if err := r.each(ctx, units, r.publish); err != nil {
-		return errors.Join(err, r.record(context.WithoutCancel(ctx), units))
+	if err := r.each(ctx, artifacts, r.publish); err != nil {
+		return errors.Join(err, r.keep(context.WithoutCancel(ctx), units))
 	}
-	return r.record(ctx, units)
+	if err := r.keep(ctx, units); err != nil {
+		return err
+	}
+	return r.goingWrong()
 }
 
 // units lists the work of some items that still may be done.
-func (r *run) units(ctx context.Context, work Work, items []Item) ([]*unit, error) {
+func (r *run) units(ctx context.Context, items []Item, why []string) ([]*unit, error) {
 	records, err := r.Store.Reissues(ctx, r.Plan, items[0].Seq, items[len(items)-1].Seq)
 	if err != nil {
 		return nil, err
@@ -190,49 +335,49 @@ func (r *run) units(ctx context.Context, work Work, items []Item) ([]*unit, erro
 		known[key{rec.Seq, rec.Format}] = rec
 	}
 	var out []*unit
-	for _, i := range items {
-		why, ok, err := work.Still(ctx, i)
-		if err != nil {
-			return nil, err
-		}
+	for n, i := range items {
 		for _, f := range i.Formats {
-			r.result.Planned++
 			u := &unit{Item: i, format: f, record: known[key{i.Seq, f}]}
 			u.record.Plan, u.record.Seq, u.record.Format = r.Plan, i.Seq, f
 			switch {
-			case !ok:
-				u.record.State, u.record.Why = Held, why
+			case why[n] != "":
+				u.record.State, u.record.Why = Held, why[n]
 			case u.record.State == Held: // it was once; it is looked at anew
 				u.record.State, u.record.Why = "", ""
 			}
 			out = append(out, u)
 		}
 	}
+	r.mu.Lock()
+	r.result.Planned += int64(len(out))
+	r.mu.Unlock()
 	return out, nil
 }
 
-// each runs do on every unit that is not held: artifacts side by side, the
-// units of one artifact one after the other, because they share tags.
-func (r *run) each(ctx context.Context, units []*unit, do func(context.Context, *unit) error) error {
+// each runs do on the places of every artifact: artifacts side by side, the
+// places of one artifact one after the other.
+func (r *run) each(ctx context.Context, artifacts [][]*place, do func(context.Context, *place) error) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(r.Parallel)
-	for start := 0; start < len(units); {
-		end := start
-		for end < len(units) && units[end].Repository == units[start].Repository && units[end].Digest == units[start].Digest {
-			end++
+	for _, list := range artifacts {
+		select {
+		case r.writing <- struct{}{}:
+		case <-gctx.Done():
+			return errors.Join(gctx.Err(), g.Wait())
 		}
-		same := units[start:end]
-		start = end
 		g.Go(func() error {
-			for _, u := range same {
-				if u.record.State == Held || u.err != nil {
+			defer func() { <-r.writing }()
+			for _, p := range list {
+				if !p.open() {
 					continue
 				}
-				if err := do(gctx, u); err != nil {
+				if err := do(gctx, p); err != nil {
 					if gctx.Err() != nil {
 						return gctx.Err()
 					}
-					u.err = err
+					if errors.As(err, &stopped{}) {
+						return err
+					}
+					p.fail(err)
 				}
 			}
 			return nil
@@ -241,161 +386,73 @@ func (r *run) each(ctx context.Context, units []*unit, do func(context.Context, 
 	return g.Wait()
 }
 
-// look finds what an earlier run, or somebody else with the same key, has
-// published already.
-func (r *run) look(ctx context.Context, u *unit) error {
-	found, err := r.find(ctx, u)
-	if err != nil {
-		return fmt.Errorf("looking for an earlier signature: %w", err)
-	}
-	u.found = found
-	return nil
-}
-
-func (r *run) find(ctx context.Context, u *unit) (*verify.Found, error) {
-	fetched := r.fetcher.Signatures(ctx, verify.Subject{Repository: u.Repository, Digest: u.Digest}, verify.Only(u.format))
-	for n := range fetched.Found {
-		f := &fetched.Found[n]
-		if f.Verified && f.Signer == r.Signer.Identity() && f.StatementKey() == u.StatementKey {
-			for _, h := range fetched.Holders {
-				if h.Digest == f.Manifest {
-					u.holder = h.Raw
-				}
-			}
-			return f, nil
-		}
-	}
-	return nil, fetched.Unknown
-}
-
-// sign makes and persists the signatures that are missing. Every intent is on
-// disk before the key is used, and every signed byte before anything is
-// published.
-func (r *run) sign(ctx context.Context, units []*unit) error {
-	var missing []*unit
-	for _, u := range units {
-		if u.record.State == Held || u.err != nil || u.found != nil {
-			continue
-		}
-		if u.record.Content != "" {
-			content, err := r.Store.Vault(ctx, u.record.Content)
-			if err != nil {
-				return err
-			}
-			u.content = content
-			continue
-		}
-		missing = append(missing, u)
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	if err := r.save(ctx, missing, func(u *unit) { u.record.State, u.record.Why = Intended, "" }); err != nil {
+// fence asks whether this engine may still act.
+func (r *run) fence(ctx context.Context) error {
+	if err := ctx.Err(); err != nil || r.Fence == nil {
 		return err
 	}
-	for _, u := range missing {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if u.content, u.record.SignatureID, u.err = r.make(ctx, u); u.err == nil {
-			u.record.State = Signed
-		}
-	}
+	return r.Fence(ctx)
+}
+
+// update is Store.Update, as long as this engine may still act.
+func (r *run) update(ctx context.Context, fn func(*store.Tx) error) error {
 	return r.Store.Update(ctx, r.By, func(tx *store.Tx) error {
-		for _, u := range missing {
-			if u.err != nil {
-				continue
-			}
-			var err error
-			if u.record.Content, err = tx.PutVault(ctx, u.content); err != nil {
-				return err
-			}
-			if err := r.put(ctx, tx, u); err != nil {
+		if r.Guard != nil {
+			if err := r.Guard(ctx, tx); err != nil {
 				return err
 			}
 		}
-		return nil
+		return fn(tx)
 	})
 }
 
-// publish puts the persisted bytes where consumers look, unless they are there,
-// reads them back and verifies them as the consumer would.
-func (r *run) publish(ctx context.Context, u *unit) error {
-	if u.found == nil {
-		if err := r.write(ctx, u); err != nil {
-			return err
-		}
-		found, err := r.find(ctx, u)
-		if err != nil {
-			return fmt.Errorf("reading back: %w", err)
-		}
-		if found == nil {
-			return errors.New("reading back: the signature is not there: another writer may have overwritten it; run again")
-		}
-		u.found, u.wrote = found, true
-	}
-	u.record.SignatureID = u.found.ID
-	if err := r.consumer.Accepts(ctx, *u.found); err != nil {
-		return fmt.Errorf("the signature read back is not accepted by its consumer's verifier: %w", err)
-	}
-	u.verified = true
-	return nil
-}
-
-// record keeps what became of every unit and enters the new signatures into
+// keep records what became of every unit and enters the new signatures into
 // the inventory.
-func (r *run) record(ctx context.Context, units []*unit) error {
-	var changed []*unit
+func (r *run) keep(ctx context.Context, units []*unit) error {
+	var changed, told []*unit
 	for _, u := range units {
 		known := u.record.State == Done
 		switch {
 		case u.record.State == Held:
 		case u.err != nil:
 			u.record.State, u.record.Why = Failed, u.err.Error()
-		case u.verified:
+		case u.good:
 			u.record.State, u.record.Why = Done, ""
 		default:
 			continue // not reached: the run was stopped
 		}
-		r.tally(u, !u.wrote)
+		told = append(told, u)
 		if !known || u.record.State != Done {
 			changed = append(changed, u)
 		}
 	}
-	if len(changed) == 0 {
-		return nil
-	}
-	return r.Store.Update(ctx, r.By, func(tx *store.Tx) error {
-		for _, u := range changed {
-			if err := r.put(ctx, tx, u); err != nil {
-				return err
-			}
-			if u.record.State != Done {
-				continue
-			}
-			for _, content := range [][]byte{u.found.Content, u.holder} {
-				if _, err := tx.PutVault(ctx, content); err != nil {
+	if len(changed) > 0 {
+		if err := r.update(ctx, func(tx *store.Tx) error {
+			for _, u := range changed {
+				if err := r.put(ctx, tx, u); err != nil {
+					return err
+				}
+				if u.record.State != Done {
+					continue
+				}
+				for _, content := range [][]byte{u.found.Content, u.holder} {
+					if _, err := tx.PutVault(ctx, content); err != nil {
+						return err
+					}
+				}
+				if err := tx.PutSignature(ctx, u.found.Signature); err != nil {
 					return err
 				}
 			}
-			if err := tx.PutSignature(ctx, u.found.Signature); err != nil {
-				return err
-			}
+			return nil
+		}); err != nil {
+			return err
 		}
-		return nil
-	})
-}
-
-func (r *run) save(ctx context.Context, units []*unit, change func(*unit)) error {
-	return r.Store.Update(ctx, r.By, func(tx *store.Tx) error {
-		for _, u := range units {
-			change(u)
-			if err := r.put(ctx, tx, u); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	}
+	for _, u := range told { // what is counted as signed is recorded
+		r.tally(u, !u.wrote)
+	}
+	return nil
 }
 
 func (r *run) put(ctx context.Context, tx *store.Tx, u *unit) error {
@@ -421,10 +478,13 @@ func (r *run) tally(u *unit, already bool) {
 		r.result.Held++
 	case u.record.State == Failed:
 		r.result.Failed++
+		r.failing++
 	case already:
 		r.result.Already++
+		r.failing = 0
 	case r.Apply:
 		r.result.Signed++
+		r.failing = 0
 	}
 	if r.Failed != nil && (u.record.State == Held || u.record.State == Failed) {
 		r.Failed(Failure{Item: u.Item, Format: u.format, Why: u.record.Why})
@@ -432,4 +492,14 @@ func (r *run) tally(u *unit, already bool) {
 	if r.Progress != nil {
 		r.Progress(r.done, r.result)
 	}
+}
+
+// goingWrong stops a run in which everything fails.
+func (r *run) goingWrong() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.failing >= patience {
+		return ErrGaveUp
+	}
+	return nil
 }

@@ -51,6 +51,7 @@ type ItemSignature struct {
 	Content string           `json:"content"`
 	Verdict trust.Verdict    `json:"verdict"`
 	Why     string           `json:"why"`
+	Proves  bool             `json:"proves,omitempty"` // it proves the statement good: what it says besides can be said again
 }
 
 // PredicateType returns the type of what the item states.
@@ -266,7 +267,7 @@ func decideAll(a inventory.Artifact, sigs []inventory.Signature, p trust.Policy)
 			Tags: a.Tags, Statement: key, Decision: out.Decision, Reason: out.Reason, Formats: out.Formats, vouched: out.Vouched}
 		for _, g := range out.Signatures {
 			item.Signatures = append(item.Signatures, ItemSignature{ID: g.ID, Signer: g.Signer.ID(), Format: g.Format,
-				Content: g.Content, Verdict: g.Verdict, Why: g.Reason})
+				Content: g.Content, Verdict: g.Verdict, Why: g.Reason, Proves: g.Proves(p.Skew)})
 			if g.Verified && g.Replaced && !slices.Contains(item.reads, g.Format) {
 				item.reads = append(item.reads, g.Format)
 			}
@@ -552,42 +553,67 @@ func (c *costs) orders() []OrderCost {
 	return []OrderCost{first, then}
 }
 
-// Still reports whether the inventory, as it is now, leads to the same
-// decision about an item as when the plan was made. why says what changed. A
-// bundle with a claim takes more than the claim's own decision, see
-// trust.WithClaims: the formats asked about are the item's, not those that would
-// be chosen now.
-func Still(ctx context.Context, s *store.Store, digest string, policy trust.Policy, i Item) (why string, ok bool, err error) {
-	a := inventory.Artifact{Repository: i.Repository, Digest: i.Digest}
-	sigs, err := s.SignaturesOf(ctx, a, digest)
-	if err != nil {
-		return "", false, err
-	}
-	items, err := decideOne(ctx, s, a, sigs, policy)
-	if err != nil {
-		return "", false, err
-	}
-	for _, now := range items {
-		if now.Statement != i.Statement {
-			continue
+// Still reports of each of some items of a plan whether the inventory, as it is
+// now, leads to the same decision as when the plan was made: what changed, or
+// "". Items of one artifact follow one another. A bundle with a claim takes more
+// than the claim's own decision, see trust.WithClaims: the formats asked about
+// are the item's, not those that would be chosen now.
+func Still(ctx context.Context, s *store.Store, digest string, policy trust.Policy, items []Item) ([]string, error) {
+	var arts []inventory.Artifact
+	for n, i := range items {
+		if n == 0 || i.Repository != items[n-1].Repository || i.Digest != items[n-1].Digest {
+			arts = append(arts, inventory.Artifact{Repository: i.Repository, Digest: i.Digest})
 		}
-		if now.Decision != i.Decision {
-			return fmt.Sprintf("the plan says %s, the inventory now says %s (%s)", i.Decision, now.Decision, now.Reason), false, nil
-		}
-		if i.Decision == trust.Resign && i.Statement != inventory.SignPredicate {
-			image := trust.Outcome{}
-			for _, o := range items {
-				if o.Statement == inventory.SignPredicate {
-					image.Decision = o.Decision
-				}
-			}
-			if claim := trust.WithClaims(&image, trust.Outcome{Decision: i.Decision, Formats: i.Formats, Reason: now.Reason}); claim.Decision != i.Decision {
-				return claim.Reason, false, nil
+	}
+	all, err := s.SignaturesOfAllBut(ctx, arts, digest)
+	if err != nil {
+		return nil, err
+	}
+	past := newPast(s)
+	own, err := past.made(ctx, all...)
+	if err != nil {
+		return nil, err
+	}
+	why := make([]string, len(items))
+	at := -1
+	var now []Item
+	for n, i := range items {
+		if at < 0 || arts[at].Repository != i.Repository || arts[at].Digest != i.Digest {
+			at++
+			if now, err = decideArtifact(ctx, past, own, arts[at], all[at], policy); err != nil {
+				return nil, err
 			}
 		}
-		return "", true, nil
+		why[n] = i.changed(now)
 	}
-	return notInInventory, false, nil
+	return why, nil
+}
+
+// changed says what is otherwise than an item of a plan says, or "". now is what
+// is decided about its artifact now.
+func (i Item) changed(now []Item) string {
+	at := slices.IndexFunc(now, func(o Item) bool { return o.Statement == i.Statement })
+	if at < 0 {
+		return notInInventory
+	}
+	n := now[at]
+	if n.Decision != i.Decision {
+		return fmt.Sprintf("the plan says %s, the inventory now says %s (%s)", i.Decision, n.Decision, n.Reason)
+	}
+	if i.Decision != trust.Resign || i.Statement == inventory.SignPredicate {
+		return ""
+	}
+	image := trust.Outcome{}
+	for _, o := range now {
+		if o.Statement == inventory.SignPredicate {
+			image.Decision = o.Decision
+		}
+	}
+	claim := trust.WithClaims(&image, trust.Outcome{Decision: i.Decision, Formats: i.Formats, Reason: n.Reason})
+	if claim.Decision == i.Decision {
+		return ""
+	}
+	return claim.Reason
 }
 
 // notInInventory is why a statement cannot be decided any more.

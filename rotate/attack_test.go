@@ -171,9 +171,9 @@ func (k *kase) still(t *testing.T, plan string, i Item) (string, bool) {
 	must(t, err)
 	policy, err := Permission{plan: p, digest: plan, totals: totals}.Current(t.Context(), k.Store)
 	must(t, err)
-	why, ok, err := Still(t.Context(), k.Store, plan, policy, i)
+	why, err := Still(t.Context(), k.Store, plan, policy, []Item{i})
 	must(t, err)
-	return why, ok
+	return why[0], why[0] == ""
 }
 
 func (k *kase) wantChanged(t *testing.T, plan string, i Item, says string) {

@@ -19,13 +19,16 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature"
 
 	"github.com/reseal/reseal/inventory"
+	"github.com/reseal/reseal/signer"
 )
 
-// Consumer verifies as a deployed cosign would, with one public key. It is for
-// reading back what was written and for probes, not for judging evidence.
+// Consumer verifies as a deployed cosign would, with one public key or for one
+// keyless identity. It is for reading back what was written and for probes, not
+// for judging evidence.
 type Consumer struct {
-	Key  crypto.PublicKey
-	Root root.TrustedMaterial // may be nil when no timestamp is required
+	Key      crypto.PublicKey     // nil: Identity
+	Identity signer.Identity      // of certificates, without a Key
+	Root     root.TrustedMaterial // may be nil with a Key, when no timestamp is required
 	// RequireTimestamp asks for a proof of time, and that each kind of proof
 	// the signature carries verifies. Without it the consumer is one that runs
 	// with --insecure-ignore-tlog.
@@ -46,20 +49,29 @@ func (c Consumer) options(ctx context.Context, sub Subject, logged, stamped bool
 	if c.RequireTimestamp && c.Root == nil {
 		return nil, v1.Hash{}, errors.New("a proof of time is required, but " + noRoot)
 	}
-	// SHA-256 whatever the key, as cosign loads a key given with --key.
-	v, err := signature.LoadVerifier(c.Key, crypto.SHA256)
-	if err != nil {
-		return nil, v1.Hash{}, fmt.Errorf("the consumer's key: %w", err)
-	}
-	return &cosign.CheckOpts{
-		SigVerifier:         v,
+	opts := &cosign.CheckOpts{
 		TrustedMaterial:     c.Root,
 		ClaimVerifier:       cosign.SimpleClaimVerifier,
 		IgnoreSCT:           true,
 		IgnoreTlog:          !c.RequireTimestamp || !logged,
 		UseSignedTimestamps: c.RequireTimestamp && stamped,
 		Offline:             true,
-	}, v1.Hash{Algorithm: "sha256", Hex: strings.TrimPrefix(sub.Digest, "sha256:")}, nil
+	}
+	if c.Key == nil {
+		if c.Root == nil {
+			return nil, v1.Hash{}, errors.New("a keyless signature needs a trusted root to verify: " + noRoot)
+		}
+		opts.Identities = []cosign.Identity{{Issuer: c.Identity.Issuer, Subject: c.Identity.Subject}}
+		opts.IgnoreSCT = len(c.Root.CTLogs()) == 0
+	} else {
+		// SHA-256 whatever the key, as cosign loads a key given with --key.
+		v, err := signature.LoadVerifier(c.Key, crypto.SHA256)
+		if err != nil {
+			return nil, v1.Hash{}, fmt.Errorf("the consumer's key: %w", err)
+		}
+		opts.SigVerifier = v
+	}
+	return opts, v1.Hash{Algorithm: "sha256", Hex: strings.TrimPrefix(sub.Digest, "sha256:")}, nil
 }
 
 // Legacy verifies a layer of a ".sig" manifest with cosign itself.

@@ -219,21 +219,37 @@ func (h Holder) Size() int64 {
 // layers' digests, and an empty object for bundles. Any other is only to be had
 // where the manifest is.
 func Config(manifest v1.Manifest) ([]byte, bool) {
-	c := v1.ConfigFile{RootFS: v1.RootFS{Type: "layers"}}
-	for _, l := range manifest.Layers {
-		c.RootFS.DiffIDs = append(c.RootFS.DiffIDs, l.Digest)
-		c.History = append(c.History, v1.History{})
+	candidates := [][]byte{[]byte("{}"), manifest.Config.Data}
+	for _, layers := range [][]v1.Descriptor{manifest.Layers, {}, nil} {
+		image, err := LayersConfig(layers)
+		if err != nil {
+			return nil, false
+		}
+		candidates = append(candidates, image)
 	}
-	image, err := json.Marshal(c)
-	if err != nil {
-		return nil, false
-	}
-	for _, content := range [][]byte{image, []byte("{}"), manifest.Config.Data} {
+	for _, content := range candidates {
 		if inventory.Digest(content) == manifest.Config.Digest.String() {
 			return content, true
 		}
 	}
 	return nil, false
+}
+
+// LayersConfig is the image configuration that cosign gives its signature
+// manifests: nothing but the layers' digests. With an empty list it is that of the
+// manifests that reseal makes anew, so that all of a repository have the same: no
+// consumer reads it, and cosign itself writes one that lacks a layer when two
+// signatures have the same payload.
+func LayersConfig(layers []v1.Descriptor) ([]byte, error) {
+	c := v1.ConfigFile{RootFS: v1.RootFS{Type: "layers"}}
+	if layers != nil {
+		c.RootFS.DiffIDs = []v1.Hash{}
+	}
+	for _, l := range layers {
+		c.RootFS.DiffIDs = append(c.RootFS.DiffIDs, l.Digest)
+		c.History = append(c.History, v1.History{})
+	}
+	return json.Marshal(c)
 }
 
 // Fetcher reads signatures from a registry and verifies them.

@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/sigstore/sigstore/pkg/signature/payload"
+
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/signer"
 )
@@ -105,6 +107,39 @@ func storedPayload(envelope []byte) ([]byte, error) {
 		return nil, errors.New("the payload of the envelope is not base64")
 	}
 	return body, nil
+}
+
+// Annotations returns what an image signature says of the image besides its
+// digest, as "cosign sign -a" has it: the optional part of a simple signing
+// payload, or the annotations that a bundle's statement gives the image. It says
+// nothing about whether the signature verifies.
+func Annotations(sub Subject, f inventory.Format, content []byte) (map[string]any, error) {
+	message, err := Payload(f, content)
+	if err != nil {
+		return nil, err
+	}
+	if f == inventory.Legacy || f == inventory.Referrer {
+		var p payload.SimpleContainerImage
+		if err := json.Unmarshal(message, &p); err != nil {
+			return nil, fmt.Errorf("the payload is not simple signing JSON: %s", brief(err.Error()))
+		}
+		return p.Optional, nil
+	}
+	var statement struct {
+		Subject []struct {
+			Digest      map[string]string `json:"digest"`
+			Annotations map[string]any    `json:"annotations"`
+		} `json:"subject"`
+	}
+	if err := json.Unmarshal(message, &statement); err != nil {
+		return nil, fmt.Errorf("the payload is no in-toto statement: %s", brief(err.Error()))
+	}
+	for _, s := range statement.Subject {
+		if sub.named(s.Digest) {
+			return s.Annotations, nil
+		}
+	}
+	return nil, nil
 }
 
 // Subjects returns the digests ("sha256:<hex>") of the artifacts a detached

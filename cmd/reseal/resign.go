@@ -3,14 +3,16 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/reseal/reseal/internal/app"
+	"github.com/reseal/reseal/internal/services"
 	"github.com/reseal/reseal/resign"
-	"github.com/reseal/reseal/rotate"
-	"github.com/reseal/reseal/rotate/trust"
+	"github.com/reseal/reseal/signer"
 )
 
 func resignCommand(ui *ui) *cli.Command {
@@ -22,22 +24,44 @@ func resignCommand(ui *ui) *cli.Command {
 you like, or lose the machine: the same command resumes, and signs nothing
 twice.
 
-Example:
-  reseal resign 3f9a2c --key next.key --apply` + exits("4 the plan is not approved", "5 over a ceiling"),
-		Flags: []cli.Flag{
+Services that prove when a signature was made are named one by one or by a
+signing configuration (version 0.2). A legacy signature holds one timestamp and
+one entry of a Rekor v1 log; a bundle holds them all. With --batch one statement
+signs up to 1024 images of a repository as bundles: fewer uses of the key and
+entries of the log, but whoever has one of these signatures sees the other
+digests, and a digest among them that turns out bad can be denied, not have its
+signature taken away alone.
+
+Examples:
+  reseal resign 3f9a2c --key next.key
+  reseal resign 3f9a2c --key next.key --timestamp-server-url https://tsa.example/api/v1/timestamp --apply
+  reseal resign 3f9a2c --key next.key --only-deployed --limit 10 --apply` + exits("4 the plan is not approved", "5 over a ceiling"),
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "key", Usage: "private key `FILE` of the new signer (COSIGN_PASSWORD)", Required: true},
-			&cli.StringFlag{Name: "timestamp-server-url", Usage: "RFC 3161 authority `URL` that stamps every new signature"},
+			&cli.BoolFlag{Name: "batch", Usage: "sign many images of a repository with one statement"},
+			&cli.Int64Flag{Name: "limit", Usage: "no more than `N` statements"},
+			&cli.BoolFlag{Name: "only-deployed", Usage: "only what is deployed"},
+			&cli.StringSliceFlag{Name: "repository", Usage: "only in this `REPOSITORY`; with a * at the end: in all that start so (repeat)"},
+			&cli.Float64Flag{Name: "rate", Usage: "no more than `N` signatures a second"},
 			&cli.IntFlag{Name: "parallel", Value: 8, Usage: "work on `N` artifacts at once"},
 			&applyFlag,
-		},
+		}, servicesFlags()...),
 		Action: in(func(c *cli.Context, a *app.App) error {
+			if c.Int64("limit") < 0 || c.Float64("rate") < 0 || c.Int("parallel") < 1 {
+				return usageError{errors.New("--limit and --rate cannot be negative, and --parallel is at least 1")}
+			}
 			plan := c.Args().First()
 			_, full, _, err := a.Plan(c.Context, plan)
 			if err != nil {
 				return err
 			}
-			var total int64
-			if err := a.Items(c.Context, full, trust.Resign, func(i rotate.Item) error { total += int64(len(i.Formats)); return nil }); err != nil {
+			only := app.Selection{Limit: c.Int64("limit"), Deployed: c.Bool("only-deployed"), Repositories: c.StringSlice("repository")}
+			total, err := a.ToResign(c.Context, full, only)
+			if err != nil {
+				return err
+			}
+			stamps, err := ui.services(c, a)
+			if err != nil {
 				return err
 			}
 			key, err := app.LoadKey(c.String("key"), ui.password(c.String("key")))
@@ -47,7 +71,8 @@ Example:
 			p := ui.progress("signatures", total)
 			reasons := map[string]int{}
 			r, runErr := a.Resign(c.Context, app.ResignOptions{
-				Plan: full, Signer: key, TimestampURL: c.String("timestamp-server-url"), Apply: c.Bool("apply"), Parallel: c.Int("parallel"),
+				Plan: full, Signer: signer.Always(key), Services: stamps, Apply: c.Bool("apply"), Batch: c.Bool("batch"), Parallel: c.Int("parallel"),
+				Rate: c.Float64("rate"), Only: only,
 				Progress: func(done int64, r resign.Result) {
 					p.at(done, fmt.Sprintf("%d failed, %d held", r.Failed, r.Held))
 				},
@@ -68,11 +93,34 @@ Example:
 			ui.printf("%d planned: %s, %d signed already, %d held back, %d failed; %d denied, %d on hold; %d requests in %s",
 				r.Planned, signed, r.Already, r.Held, r.Failed, r.Denied, r.OnHold, r.Requests,
 				time.Duration(r.DurationSeconds*float64(time.Second)).Round(time.Millisecond))
-			for why, n := range reasons {
-				ui.printf("  %d times: %s", n, why)
+			for _, why := range slices.SortedFunc(maps.Keys(reasons), func(a, b string) int { return reasons[b] - reasons[a] }) {
+				ui.printf("  %d times: %s", reasons[why], why)
 			}
 			ui.dryRun(r.Applied)
 			return runErr
 		}),
 	}
+}
+
+// servicesFlags name the services that give new signatures their proofs.
+func servicesFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "timestamp-server-url", Usage: "RFC 3161 authority `URL` that stamps every new signature (repeat)"},
+		&cli.StringSliceFlag{Name: "rekor-url", Usage: "Rekor v1 log `URL` that every new signature is entered in (repeat)"},
+		&cli.StringSliceFlag{Name: "rekor-v2-url", Usage: "Rekor v2 log `URL`, which needs a timestamp authority besides (repeat)"},
+		&cli.StringFlag{Name: "signing-config", Usage: "signing configuration `FILE` that names the services"},
+	}
+}
+
+// services opens the services that flags name.
+func (u *ui) services(c *cli.Context, a *app.App) (services.Services, error) {
+	var config []byte
+	if file := c.String("signing-config"); file != "" {
+		var err error
+		if config, err = u.read(file, maxFile); err != nil {
+			return services.Services{}, fmt.Errorf("--signing-config: %w", err)
+		}
+	}
+	return a.Services(config, services.Endpoints{Timestamps: c.StringSlice("timestamp-server-url"),
+		RekorV1: c.StringSlice("rekor-url"), RekorV2: c.StringSlice("rekor-v2-url")})
 }

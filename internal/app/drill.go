@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/reseal/reseal/internal/services"
 	"github.com/reseal/reseal/resign"
 	"github.com/reseal/reseal/rotate"
 	"github.com/reseal/reseal/runbooks"
@@ -218,7 +219,11 @@ func (r *responder) resign(ctx context.Context) (drill.Outcome, error) {
 		return drill.Outcome{}, err
 	}
 	var out drill.Outcome
-	o := ResignOptions{Plan: r.plan, Signer: key, TimestampURL: r.setup.TSAURL}
+	stamps, err := services.Open(services.Endpoints{Timestamps: []string{r.setup.TSAURL}})
+	if err != nil {
+		return out, err
+	}
+	o := ResignOptions{Plan: r.plan, Signer: signer.Always(key), Services: stamps}
 	if _, err := r.app.Resign(ctx, o); err != nil {
 		return out, fmt.Errorf("dry run: %w", err)
 	}

@@ -8,12 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
-	"github.com/sigstore/sigstore-go/pkg/sign"
+	"golang.org/x/time/rate"
 
 	"github.com/reseal/reseal/internal/durable"
 	"github.com/reseal/reseal/internal/registry"
+	"github.com/reseal/reseal/internal/services"
 	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/resign"
@@ -194,15 +196,66 @@ func (a *App) publishFile(_ context.Context, path string, statement []byte) erro
 	return durable.WriteFile(file, statement, 0o644)
 }
 
-// ResignOptions say how to re-sign.
+// ResignOptions say how to re-sign, and what of the plan.
 type ResignOptions struct {
-	Plan         string
-	Signer       signer.Signer
-	TimestampURL string // RFC 3161 authority; empty: none
-	Apply        bool
-	Parallel     int
-	Progress     func(done int64, r resign.Result)
-	Failed       func(resign.Failure)
+	Plan     string
+	Signer   signer.Source
+	Services services.Services // asked for proofs of every new signature
+	Apply    bool
+	Batch    bool    // one statement for many image signatures of a repository
+	Parallel int     // artifacts published at once
+	Rate     float64 // signatures a second; 0: no limit
+	Only     Selection
+	Progress func(done int64, r resign.Result)
+	Failed   func(resign.Failure)
+}
+
+// Services opens the services that a signing configuration chooses, if there is
+// one, and those named besides.
+func (a *App) Services(config []byte, also services.Endpoints) (services.Services, error) {
+	if config != nil {
+		chosen, err := services.FromSigningConfig(config, a.now())
+		if err != nil {
+			return services.Services{}, err
+		}
+		also.Timestamps = append(chosen.Timestamps, also.Timestamps...)
+		also.RekorV1 = append(chosen.RekorV1, also.RekorV1...)
+		also.RekorV2 = append(chosen.RekorV2, also.RekorV2...)
+	}
+	return services.Open(also)
+}
+
+// Selection is the part of a plan that is worked on.
+type Selection struct {
+	Limit        int64    // statements at most; 0: all
+	Deployed     bool     // only what is deployed
+	Repositories []string // only these, or with a * at the end all that start so; none: all
+}
+
+// takes reports whether an item is selected. What is selected follows from the
+// plan alone.
+func (o Selection) takes(i rotate.Item) bool {
+	if o.Deployed && !i.Deployed {
+		return false
+	}
+	return len(o.Repositories) == 0 || slices.ContainsFunc(o.Repositories, func(want string) bool {
+		prefix, pattern := strings.CutSuffix(want, "*")
+		return want == i.Repository || pattern && strings.HasPrefix(i.Repository, prefix)
+	})
+}
+
+// ToResign counts the signatures that re-signing a part of a plan makes.
+func (a *App) ToResign(ctx context.Context, plan string, only Selection) (n int64, err error) {
+	left := only.Limit
+	err = rotate.Items(ctx, a.store, plan, trust.Resign, func(i rotate.Item) error {
+		if !only.takes(i) || only.Limit > 0 && left == 0 {
+			return nil
+		}
+		left--
+		n += int64(len(i.Formats))
+		return nil
+	})
+	return n, err
 }
 
 // Resigned is what re-signing did, or would do.
@@ -242,15 +295,13 @@ func (a *App) Resign(ctx context.Context, o ResignOptions) (Resigned, error) {
 		}
 		defer release()
 	}
-	e := resign.Engine{Registry: a.registry(o.Apply), Store: a.store, Signer: o.Signer, Root: a.root, Plan: p.Digest(), Apply: o.Apply,
-		By: a.by("re-sign for %s", p.Plan().Incident), Parallel: o.Parallel, Progress: o.Progress, Failed: o.Failed}
-	if o.TimestampURL != "" {
-		e.Timestamp = sign.NewTimestampAuthority(&sign.TimestampAuthorityOptions{URL: o.TimestampURL, Timeout: 30 * time.Second, Retries: 3})
-	}
+	e := resign.Engine{Registry: a.registry(o.Apply), Store: a.store, Signer: o.Signer, Services: o.Services, Root: a.root, Plan: p.Digest(),
+		Apply: o.Apply, Batch: o.Batch, By: a.by("re-sign for %s", p.Plan().Incident), Parallel: o.Parallel, Rate: rate.Limit(o.Rate),
+		Progress: o.Progress, Failed: o.Failed}
 	out := Resigned{Incident: p.Plan().Incident, Plan: p.Digest(), Applied: o.Apply, BreakGlass: p.BreakGlass(),
 		Denied: p.Totals().Decisions[trust.Deny], OnHold: p.Totals().Decisions[trust.Hold]}
 	before, start := a.Requests(), time.Now()
-	out.Result, err = e.Run(ctx, &approved{store: a.store, permission: p})
+	out.Result, err = e.Run(ctx, &approved{store: a.store, permission: p, only: o.Only})
 	out.Requests, out.DurationSeconds = a.Requests()-before, time.Since(start).Seconds()
 	if err == nil && out.Failed+out.Held > 0 {
 		err = fmt.Errorf("%d signatures failed and %d are held back: run it again to resume, or make a new plan for what is held", out.Failed, out.Held)
@@ -263,6 +314,8 @@ type approved struct {
 	store      *store.Store
 	permission rotate.Permission
 	policy     trust.Policy
+	only       Selection
+	given      int64 // items so far
 }
 
 // Items implements resign.Work. With each page it looks anew at what is known:
@@ -272,25 +325,51 @@ func (w *approved) Items(ctx context.Context, after int64, limit int) ([]resign.
 	if w.policy, err = w.permission.Current(ctx, w.store); err != nil {
 		return nil, err
 	}
-	items, err := rotate.ItemPage(ctx, w.store, w.permission.Digest(), trust.Resign, after, limit)
-	out := make([]resign.Item, 0, len(items))
-	for _, i := range items {
-		r := resign.Item{Seq: i.Seq, Repository: i.Repository, Digest: i.Digest, MediaType: i.MediaType, Size: i.Size,
-			PredicateType: i.PredicateType(), StatementKey: i.Statement, Formats: i.Formats}
-		for _, g := range i.Signatures {
-			if g.Verdict != trust.Unverifiable {
-				r.SourceFormat, r.SourceContent = g.Format, g.Content
+	if w.only.Limit > 0 {
+		limit = int(min(int64(limit), w.only.Limit-w.given))
+	}
+	var out []resign.Item
+	for len(out) < limit {
+		items, err := rotate.ItemPage(ctx, w.store, w.permission.Digest(), trust.Resign, after, limit-len(out))
+		if err != nil || len(items) == 0 {
+			return out, err
+		}
+		for _, i := range items {
+			after = i.Seq
+			if w.only.takes(i) {
+				out = append(out, toResign(i))
 			}
 		}
-		out = append(out, r)
 	}
-	return out, err
+	w.given += int64(len(out))
+	return out, nil
+}
+
+// toResign gives the engine what it needs of an item.
+func toResign(i rotate.Item) resign.Item {
+	r := resign.Item{Seq: i.Seq, Repository: i.Repository, Digest: i.Digest, MediaType: i.MediaType, Size: i.Size,
+		PredicateType: i.PredicateType(), StatementKey: i.Statement, Formats: i.Formats}
+	for _, g := range i.Signatures {
+		if g.Verdict == trust.Unverifiable {
+			continue
+		}
+		r.SourceFormat, r.SourceContent = g.Format, g.Content
+		// What only a voucher proves is the image. What the signature said besides
+		// may be the thief's.
+		if g.Proves {
+			r.Proven = append(r.Proven, resign.Source{Format: g.Format, Content: g.Content})
+		}
+	}
+	return r
 }
 
 // Still implements resign.Work.
-func (w *approved) Still(ctx context.Context, i resign.Item) (string, bool, error) {
-	return rotate.Still(ctx, w.store, w.permission.Digest(), w.policy,
-		rotate.Item{Repository: i.Repository, Digest: i.Digest, Statement: i.StatementKey, Decision: trust.Resign, Formats: i.Formats})
+func (w *approved) Still(ctx context.Context, items []resign.Item) ([]string, error) {
+	asked := make([]rotate.Item, len(items))
+	for n, i := range items {
+		asked[n] = rotate.Item{Repository: i.Repository, Digest: i.Digest, Statement: i.StatementKey, Decision: trust.Resign, Formats: i.Formats}
+	}
+	return rotate.Still(ctx, w.store, w.permission.Digest(), w.policy, asked)
 }
 
 // Cutover is what cutting over did, or would do.

@@ -331,18 +331,31 @@ func isNext(params string) bool {
 // config's media type there. Entries that make no descriptor do not hide the
 // others: those are returned, beside an error that is ErrMalformed.
 func (c *Client) Referrers(ctx context.Context, repo, digest string) ([]v1.Descriptor, error) {
+	l, err := c.Listing(ctx, repo, digest)
+	return l.Descriptors, err
+}
+
+// Listing is a list of referrers as it was read, for Extend to add to.
+type Listing struct {
+	Descriptors []v1.Descriptor
+	fallback    *index // what the fallback tag names; nil where the registry keeps the list
+}
+
+// Listing is Referrers, with what adding to the list takes.
+func (c *Client) Listing(ctx context.Context, repo, digest string) (Listing, error) {
 	q, err := referrersRequest(repo, digest)
 	if err != nil {
-		return nil, err
+		return Listing{}, err
 	}
 	if list, supported, err := c.askReferrers(ctx, q); supported {
-		return list, err
+		return Listing{Descriptors: list}, err
 	}
 	x, err := c.fallback(ctx, repo, digest)
 	if err != nil {
-		return nil, err
+		return Listing{}, err
 	}
-	return x.descriptors(q)
+	list, err := x.descriptors(q)
+	return Listing{list, x}, err
 }
 
 // ReferrersAPI is Referrers by the referrers API alone. It is ErrUnsupported

@@ -201,18 +201,45 @@ func (c *Client) Attach(ctx context.Context, repo string, manifest []byte, media
 	if err != nil || indexed {
 		return digest, err
 	}
-	x, err := c.fallback(ctx, repo, subject)
-	if err != nil || x.has(digest) {
-		return digest, err
-	}
+	desc.MediaType = types.MediaType(mediaType)
 	if desc.Digest, err = v1.NewHash(digest); err != nil {
 		return digest, q.bad(ErrMalformed, err.Error())
 	}
-	desc.Size, desc.MediaType = int64(len(manifest)), types.MediaType(mediaType)
-	if err := x.add(desc); err != nil {
-		return digest, q.bad(ErrMalformed, err.Error())
+	desc.Size = int64(len(manifest))
+	return digest, c.Extend(ctx, repo, subject, Listing{}, desc)
+}
+
+// Extend makes manifests be listed as referrers of subject, where PutManifest
+// said that the registry does not do so itself: they are added to the fallback
+// index, whose other entries stay as they are, except for such as list what is
+// gone where that makes the registry refuse the index. l is the list as it was
+// read a moment ago; the zero value has it read here. Extending again changes
+// nothing.
+//
+// The fallback index is read-modify-write: hold Serialise.
+func (c *Client) Extend(ctx context.Context, repo, subject string, l Listing, add ...v1.Descriptor) error {
+	x := l.fallback
+	if x == nil {
+		var err error
+		if x, err = c.fallback(ctx, repo, subject); err != nil {
+			return err
+		}
 	}
-	return digest, c.putFallback(ctx, repo, subject, x)
+	x = &index{fields: x.fields, manifests: slices.Clone(x.manifests)}
+	changed := false
+	for _, d := range add {
+		if x.has(d.Digest.String()) {
+			continue
+		}
+		if err := x.add(d); err != nil {
+			return err
+		}
+		changed = true
+	}
+	if !changed {
+		return nil
+	}
+	return c.putFallback(ctx, repo, subject, x)
 }
 
 // checkSubject keeps a caller from attaching what a registry with a referrers

@@ -496,6 +496,12 @@ func (s *Store) SignaturesOf(ctx context.Context, a inventory.Artifact, exceptPl
 // SignaturesOfAll returns the signatures of each of some artifacts that are at
 // their place, in the order of the artifacts: one question for all of them.
 func (s *Store) SignaturesOfAll(ctx context.Context, arts []inventory.Artifact) ([][]inventory.Signature, error) {
+	return s.SignaturesOfAllBut(ctx, arts, "")
+}
+
+// SignaturesOfAllBut is SignaturesOfAll without those that the plan named made
+// itself.
+func (s *Store) SignaturesOfAllBut(ctx context.Context, arts []inventory.Artifact, exceptPlan string) ([][]inventory.Signature, error) {
 	out := make([][]inventory.Signature, len(arts))
 	if len(arts) == 0 {
 		return out, nil
@@ -507,7 +513,11 @@ func (s *Store) SignaturesOfAll(ctx context.Context, arts []inventory.Artifact) 
 		at[[2]string{a.Repository, a.Digest}] = n
 		wanted[n] = "(" + q.mark(a.Repository) + ", " + q.mark(a.Digest) + ")"
 	}
-	found, err := signatures(ctx, s.read, ` WHERE (g.repository, g.digest) IN (VALUES `+strings.Join(wanted, ", ")+`) AND NOT g.gone ORDER BY g.id, b.n`, q.args...)
+	except := ""
+	if exceptPlan != "" {
+		except = ` AND NOT EXISTS (SELECT 1 FROM reissues i WHERE i.signature_id = g.id AND i.plan = ` + q.mark(exceptPlan) + `)`
+	}
+	found, err := signatures(ctx, s.read, ` WHERE (g.repository, g.digest) IN (VALUES `+strings.Join(wanted, ", ")+`) AND NOT g.gone`+except+` ORDER BY g.id, b.n`, q.args...)
 	for _, x := range found {
 		n := at[[2]string{x.Repository, x.Digest}]
 		out[n] = append(out[n], x.Signature)

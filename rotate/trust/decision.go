@@ -111,14 +111,14 @@ func (p *Policy) examine(s inventory.Signature) Judged {
 	return j
 }
 
-// proves reports whether the signature proves its statement good: it was made
+// Proves reports whether the signature proves its statement good: it was made
 // outside every window, or nothing of it but the witnesses of its time is lost.
 // What another signer said, however well proven, was never the word of those
 // that are replaced.
 //
 // What it asks of the plan must not depend on incidents other than the primary:
 // else declaring one more could make a decision more trusting.
-func (j *Judged) proves(skew time.Duration) bool {
+func (j *Judged) Proves(skew time.Duration) bool {
 	if !j.linked || !j.trusted {
 		return false
 	}
@@ -285,7 +285,7 @@ func (q *question) proven() (Outcome, bool) {
 func (q *question) proof() (reason string, atHome bool) {
 	for n := range q.sigs {
 		s := &q.sigs[n]
-		if !s.proves(q.Skew) {
+		if !s.Proves(q.Skew) {
 			continue
 		}
 		if s.Names == q.st.Artifact.Repository {
@@ -483,7 +483,7 @@ func Elsewhere(sigs []inventory.Signature, p Policy) (places []string) {
 		s := &all[n]
 		at := keptAs(s.Signature)
 		if s.Gone || s.PredicateType != inventory.SignPredicate || writable(s.Signature) || slices.Contains(places, at) ||
-			!s.Replaced || !s.proves(p.Skew) {
+			!s.Replaced || !s.Proves(p.Skew) {
 			continue
 		}
 		if !slices.ContainsFunc(all, func(o Judged) bool { return o.stands() && o.Signer == p.Successor && keptAs(o.Signature) == at }) {

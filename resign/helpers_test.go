@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -304,7 +305,7 @@ var errFault = errors.New("injected fault")
 // wrapper counts the writes to a registry and disturbs one of them.
 type wrapper struct {
 	Registry
-	failAt   int // number of the write, from 1
+	failAt   int // number of the write, from 1; -1: every one
 	fault    fault
 	stop     context.CancelFunc
 	file     string // the database to copy when killed
@@ -317,7 +318,7 @@ type wrapper struct {
 func (w *wrapper) write(ctx context.Context, what string, act func() error) error {
 	w.mu.Lock()
 	w.writes = append(w.writes, what)
-	hit := len(w.writes) == w.failAt
+	hit := len(w.writes) == w.failAt || w.failAt < 0
 	w.mu.Unlock()
 	if !hit {
 		return act()
@@ -370,5 +371,9 @@ func (w *wrapper) PutManifest(ctx context.Context, repository, reference, mediaT
 func (w *wrapper) Extend(ctx context.Context, repository, subject string, l registry.Listing, add ...v1.Descriptor) error {
 	return w.write(ctx, "list", func() error { return w.Registry.Extend(ctx, repository, subject, l, add...) })
 }
+
+type storeTx = store.Tx
+
+func encode(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 
 func sum(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }

@@ -14,11 +14,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	cbundle "github.com/sigstore/cosign/v2/pkg/cosign/bundle"
 	"github.com/sigstore/cosign/v2/pkg/oci/static"
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
@@ -98,12 +98,11 @@ func (r *run) sign(ctx context.Context, units []*unit) error {
 		return err
 	}
 	contents := make([][]byte, len(missing))
-	if err := r.makeAll(ctx, missing, contents); err != nil {
-		return err
-	}
-	return r.update(ctx, func(tx *store.Tx) error {
+	made := r.makeAll(ctx, missing, contents)
+	ctx = context.WithoutCancel(ctx) // stopped or not: what was made need not be made again
+	return errors.Join(made, r.update(ctx, func(tx *store.Tx) error {
 		for n, u := range missing {
-			if u.err != nil {
+			if u.made == nil || u.err != nil {
 				continue
 			}
 			var err error
@@ -116,7 +115,7 @@ func (r *run) sign(ctx context.Context, units []*unit) error {
 			}
 		}
 		return nil
-	})
+	}))
 }
 
 // makeAll makes signatures, many at once, and returns what is to be persisted
@@ -134,12 +133,12 @@ func (r *run) makeAll(ctx context.Context, units []*unit, contents [][]byte) err
 			defer func() { <-r.making }()
 			var err error
 			if contents[n], err = r.makeOne(gctx, u, shared[u]); err == nil {
-				u.made, err = r.judge(gctx, u, contents[n])
+				u.made, err = r.judge(context.WithoutCancel(gctx), u, contents[n])
 			}
 			if err == nil {
 				u.made.fresh = true
 			}
-			if gctx.Err() != nil {
+			if err != nil && gctx.Err() != nil {
 				return gctx.Err()
 			}
 			u.err = err
@@ -303,6 +302,13 @@ func (r *run) make(ctx context.Context, u *unit, digests []string) ([]byte, erro
 // bundle signs, and asks for proofs. The credential is asked for last, after
 // all waiting: a certificate does not live long.
 func (r *run) bundle(ctx context.Context, content sign.Content, stamps []*sign.TimestampAuthority, logs []services.Log) (*protobundle.Bundle, signer.Credential, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, signer.Credential{}, err
+	}
+	// Once begun it is brought to an end, if that does not take long: the key is
+	// used and the log written for it.
+	ctx, cancel := finishing(ctx)
+	defer cancel()
 	c, err := r.Signer.Credential(ctx)
 	if err != nil {
 		return nil, c, fmt.Errorf("signing: %w", err)
@@ -323,6 +329,19 @@ func (r *run) bundle(ctx context.Context, content sign.Content, stamps []*sign.T
 		return nil, c, fmt.Errorf("signing: %w", err)
 	}
 	return b, c, nil
+}
+
+// grace is how long what was begun may take after a run is stopped.
+const grace = 5 * time.Second
+
+// finishing returns a context that ends a while after ctx does.
+func finishing(ctx context.Context) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(grace, cancel) })
+	return out, func() {
+		stop()
+		cancel()
+	}
 }
 
 // await returns when ctx ends, although what is called knows no context: the
@@ -394,13 +413,15 @@ func (r *run) makeEnvelope(ctx context.Context, predicateType string, message []
 	if err != nil {
 		return nil, err
 	}
-	envelope, err := json.Marshal(dsse.Envelope{PayloadType: intotoType, Payload: base64.StdEncoding.EncodeToString(message),
-		Signatures: []dsse.Signature{{Sig: base64.StdEncoding.EncodeToString(b.GetDsseEnvelope().GetSignatures()[0].GetSig())}}})
+	// Byte for byte what sigstore-go enters in a log: cosign compares its digest.
+	envelope, err := json.Marshal(b.GetDsseEnvelope())
 	if err != nil {
 		return nil, err
 	}
 	l := layer{MediaType: envelopeType, Blob: envelope,
 		Annotations: map[string]string{static.SignatureAnnotationKey: "", predicateAnnotation: predicateType}}
+	ctx, cancel := finishing(ctx)
+	defer cancel()
 	for _, authority := range r.legacyStamps() {
 		token, err := await(ctx, func() ([]byte, error) { return authority.GetTimestamp(ctx, envelope) })
 		if err != nil {

@@ -24,7 +24,7 @@ const (
 	// wholeOf is of how many signatures one is read back with all its content. Of
 	// the others the manifest or the list is: what it names by digest, the
 	// registry took under that digest a moment before.
-	wholeOf = 16
+	wholeOf = 32
 	// maxLayers is how many signatures cosign reads of one manifest.
 	maxLayers = 1000
 )

@@ -258,26 +258,26 @@ func (r *run) chunks(ctx context.Context, work Work, do func(items []Item, why [
 	if r.Batch {
 		size = maxSubjects
 	}
-	var rest []Item
-	for after, more := int64(0), true; more; {
+	var after int64
+	page := func() ([]Item, error) {
 		items, err := work.Items(ctx, after, size)
-		if err != nil {
-			return err
-		}
-		if more = len(items) > 0; more {
+		if len(items) > 0 {
 			after = items[len(items)-1].Seq
 		}
-		items = append(rest, items...)
-		rest = nil
-		if more { // the last artifact may have more to come
-			at := len(items) - 1
-			for at > 0 && sameArtifact(items[at-1], items[at]) {
-				at--
+		return items, err
+	}
+	items, err := page()
+	for err == nil && len(items) > 0 {
+		var next []Item
+		next, err = page()
+		for err == nil && len(next) > 0 && sameArtifact(items[len(items)-1], next[0]) {
+			items, next = append(items, next[0]), next[1:]
+			if len(next) == 0 {
+				next, err = page()
 			}
-			items, rest = items[:at], append([]Item(nil), items[at:]...)
 		}
-		if len(items) == 0 {
-			continue
+		if err != nil {
+			return err
 		}
 		why, err := work.Still(ctx, items)
 		if err != nil {
@@ -287,8 +287,9 @@ func (r *run) chunks(ctx context.Context, work Work, do func(items []Item, why [
 			return err
 		}
 		do(items, why)
+		items = next
 	}
-	return nil
+	return err
 }
 
 func sameArtifact(a, b Item) bool { return a.Repository == b.Repository && a.Digest == b.Digest }

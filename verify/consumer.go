@@ -12,6 +12,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/sigstore/cosign/v2/pkg/cosign"
 	cbundle "github.com/sigstore/cosign/v2/pkg/cosign/bundle"
+	"github.com/sigstore/cosign/v2/pkg/oci"
 	"github.com/sigstore/cosign/v2/pkg/oci/static"
 	sgbundle "github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/root"
@@ -76,11 +77,25 @@ func (c Consumer) options(ctx context.Context, sub Subject, logged, stamped bool
 
 // Legacy verifies a layer of a ".sig" manifest with cosign itself.
 func (c Consumer) Legacy(ctx context.Context, sub Subject, annotations map[string]string, payload []byte) error {
+	return c.layer(ctx, sub, annotations, payload, cosign.SimpleClaimVerifier, cosign.VerifyImageSignature)
+}
+
+// Attestation verifies a layer of an ".att" manifest with cosign itself.
+func (c Consumer) Attestation(ctx context.Context, sub Subject, annotations map[string]string, envelope []byte) error {
+	return c.layer(ctx, sub, annotations, envelope, cosign.IntotoSubjectClaimVerifier, cosign.VerifyBlobAttestation)
+}
+
+// layer verifies a layer with one of cosign's functions.
+func (c Consumer) layer(ctx context.Context, sub Subject, annotations map[string]string, payload []byte,
+	claims func(oci.Signature, v1.Hash, map[string]any) error,
+	verify func(context.Context, oci.Signature, v1.Hash, *cosign.CheckOpts) (bool, error),
+) error {
 	rekor, token := annotations[static.BundleAnnotationKey], annotations[static.RFC3161TimestampAnnotationKey]
 	opts, hash, err := c.options(ctx, sub, rekor != "", token != "")
 	if err != nil {
 		return err
 	}
+	opts.ClaimVerifier = claims
 	// cosign takes the body of a log entry for text without looking, so the
 	// annotations are read here first.
 	var with []static.Option
@@ -112,7 +127,7 @@ func (c Consumer) Legacy(ctx context.Context, sub Subject, annotations map[strin
 		if err != nil {
 			return err
 		}
-		_, err = cosign.VerifyImageSignature(ctx, sig, hash, opts)
+		_, err = verify(ctx, sig, hash, opts)
 		return err
 	})
 }

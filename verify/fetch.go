@@ -417,13 +417,13 @@ func (f Fetcher) blob(ctx context.Context, sub Subject, l layer, left int64) ([]
 }
 
 // Accepts reports whether the consumer accepts a signature as it was found.
-// Claims in ".att" manifests are not image signatures: whoever reads them
-// verifies them as the Verifier did.
 func (c Consumer) Accepts(ctx context.Context, f Found) error {
 	sub := Subject{Repository: f.Repository, Digest: f.Digest}
 	switch f.Format {
 	case inventory.Legacy, inventory.Referrer:
 		return c.Legacy(ctx, sub, f.Annotations, f.Content)
+	case inventory.LegacyAtt, inventory.ReferrerAtt:
+		return c.Attestation(ctx, sub, f.Annotations, f.Content)
 	case inventory.Bundle:
 		return c.Bundle(ctx, sub, f.Content)
 	}

@@ -133,14 +133,16 @@ func (w *world) bare(file string, by signer.Identity) (seconds float64, n int64)
 type footprint struct {
 	seconds float64
 	memory  float64 // the most anonymous memory, in MiB
+	cpu     float64 // seconds
+	stdout  []byte
 }
 
 // measured runs a command, which must succeed, and watches its memory.
 func (w *world) measured(name string, args ...string) (f footprint) {
 	w.Helper()
 	cmd := w.command(name, args...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	start := time.Now()
 	w.check(cmd.Start())
 	done := make(chan error, 1)
@@ -151,7 +153,8 @@ func (w *world) measured(name string, args ...string) (f footprint) {
 			if err != nil {
 				w.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, stderr.String())
 			}
-			f.seconds = time.Since(start).Seconds()
+			f.seconds, f.stdout = time.Since(start).Seconds(), stdout.Bytes()
+			f.cpu = (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
 			return f
 		case <-time.After(10 * time.Millisecond):
 			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))

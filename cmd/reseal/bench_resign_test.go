@@ -1,0 +1,326 @@
+//go:build bench && linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/sigstore/sigstore/pkg/signature/payload"
+
+	"github.com/reseal/reseal/internal/store"
+	"github.com/reseal/reseal/inventory"
+	"github.com/reseal/reseal/journal"
+	"github.com/reseal/reseal/signer"
+)
+
+const (
+	resignImages  = 1500 // of ours, in one run
+	resignSample  = 48   // images that the peer signs in one run
+	resignLogged  = 400  // of ours, with a log and timestamps
+	resignMany    = 100_000
+	resignFew     = 1000
+	resignWriters = 8 // requests that the bare client has in flight, and reseal artifacts
+)
+
+// TestBenchResign re-signs by an approved plan in a real registry, beside real
+// cosign signing images one by one and beside a client that does nothing but send
+// the requests. What is re-signed has no signature in the registry any more, so
+// that nothing was signed there before.
+func TestBenchResign(t *testing.T) {
+	if isolated(t) {
+		return
+	}
+	w := newWorld(t)
+	w.sigstore()
+	var cpu []row
+	for _, f := range []resignFormat{
+		{"legacy", inventory.Legacy, "cosign2", []string{"--tlog-upload=false"}},
+		{"bundle", inventory.Bundle, "cosign3", []string{"--signing-config", noServices, "--trusted-root", "trusted_root.json"}},
+	} {
+		var rates, ceilings, requests, used []row
+		for n := range benchRuns { // one after the other, so that all have the machine as it is
+			ours := w.resigns(f, fmt.Sprintf("%s-%d", f.name, n), resignImages)
+			peer := w.signs(f, fmt.Sprintf("peer-%s-%d", f.name, n), resignSample)
+			bare := w.bareRequests(f, fmt.Sprintf("bare-%s-%d", f.name, n), resignImages)
+			rates = append(rates, row{"resign/" + f.name + "/vs-" + f.cosign, ours.rate, peer.rate, "images/s", ours.rate / peer.rate})
+			ceilings = append(ceilings, row{"resign/" + f.name + "/vs-ceiling", ours.rate, bare, "images/s", ours.rate / bare})
+			requests = append(requests, row{"resign/" + f.name + "/requests-per-image", ours.requests, peer.requests, "requests/image", peer.requests / ours.requests})
+			used = append(used, row{"resign/cpu-vs-cosign", 1000 * ours.cpu, 1000 * peer.cpu, "ms/image", peer.cpu / ours.cpu})
+			fmt.Printf("bench  %s: %.0f images/s with %.3f requests and %.2f ms of CPU each; %s -P4 %.2f images/s with %.1f and %.0f ms; bare client %.0f images/s\n",
+				f.name, ours.rate, ours.requests, 1000*ours.cpu, f.cosign, peer.rate, peer.requests, 1000*peer.cpu, bare)
+		}
+		w.keep(middle(rates))
+		w.keep(middle(ceilings))
+		w.keep(middle(requests))
+		cpu = append(cpu, middle(used))
+	}
+	if worse(cpu[0], cpu[1]) > 0 {
+		cpu[0] = cpu[1]
+	}
+	w.keep(cpu[0])
+
+	f := resignFormat{"logged", inventory.Bundle, "cosign3", []string{"--signing-config", timesAndV2, "--trusted-root", "trusted_root.json"}}
+	ours := w.resigns(f, "logged", resignLogged, "--signing-config", timesAndV2)
+	peer := w.signs(f, "peer-logged", resignSample)
+	w.keep(row{"resign/rekor2-tsa/vs-cosign3", ours.rate, peer.rate, "images/s", ours.rate / peer.rate})
+
+	few := w.resigns(resignFormat{name: "few", format: inventory.Legacy}, "few", resignFew)
+	many := w.resigns(resignFormat{name: "many", format: inventory.Legacy}, "many", resignMany)
+	fmt.Printf("bench  anonymous memory: %.0f MiB at %d images, %.0f MiB at %d (%.0f images/s)\n", few.memory, resignFew, many.memory, resignMany, many.rate)
+	w.keep(row{"resign/memory-100k-vs-1k", many.memory, few.memory, "MiB", few.memory / many.memory})
+}
+
+// A resignFormat is what is signed, and who signs it one by one.
+type resignFormat struct {
+	name   string
+	format inventory.Format
+	cosign string
+	flags  []string
+}
+
+// A resignCost is what signing cost.
+type resignCost struct {
+	rate, requests, cpu float64 // images a second, and of an image
+	memory              float64 // the most anonymous memory, in MiB
+}
+
+// resigns makes a home that knows images signed by a key under an incident, and
+// re-signs them.
+func (w *world) resigns(f resignFormat, home string, images int, flags ...string) (c resignCost) {
+	w.Helper()
+	reseal := func(args ...string) result {
+		return w.run("reseal", append([]string{"--home", home, "--actor", "bench"}, args...)...)
+	}
+	w.ok(reseal("init", "--quorum", "1", "--approver", "alice=alice.pub", "--approver", "bob=bob.pub",
+		"--signer", "release=old.pub", "--standby", "next=new.pub", "--trusted-root", "trusted_root.json"))
+	_, release, err := signer.ParsePublicKey([]byte(w.read("old.pub")))
+	w.check(err)
+	w.check(fillSigned(w.Context(), w.path(home, "reseal.db"), w.host+"/"+home, f.format, release, images))
+	w.ok(reseal("incident", "open", "INC-1", "--signer", "release", "--from", generatedSince.AddDate(1, 0, 0).Format(time.RFC3339), "--reason", "bench"))
+	plan := decode[struct{ Plan string }](w, reseal("incident", "plan", "INC-1", "--new-signer", "next", "--max-artifacts", "0", "--max-share", "0", "--json")).Plan
+	for _, who := range []string{"alice", "bob"} {
+		w.ok(reseal("incident", "approve", plan, "--as", who, "--key", who+".key"))
+	}
+	before := len(w.requests())
+	m := w.measured("reseal", append([]string{"--home", home, "--actor", "bench", "resign", plan, "--key", "new.key", "--apply", "--json",
+		"--parallel", strconv.Itoa(resignWriters)}, flags...)...)
+	got := m.result(w)
+	if got.Planned != images || got.Signed != images {
+		w.Fatalf("%s: expected %d images to be re-signed: %+v", f.name, images, got)
+	}
+	c.requests = float64(len(w.requests())-before) / float64(images)
+	c.rate, c.memory = float64(images)/m.seconds, m.memory
+	c.cpu = m.cpu / float64(images)
+	return c
+}
+
+// result reads what re-signing printed.
+func (f footprint) result(w *world) (r struct{ Planned, Signed int }) {
+	w.Helper()
+	w.check(json.Unmarshal(f.stdout, &r))
+	return r
+}
+
+// fillSigned puts images with one proven signature each into a database. The
+// images themselves are nowhere: re-signing does not read them.
+func fillSigned(ctx context.Context, file, repository string, f inventory.Format, release signer.Identity, images int) (err error) {
+	s, err := store.Open(ctx, file, time.Now)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	log := inventory.Authority{Role: inventory.RoleLog, ID: strings.Repeat("10", 32)}
+	for n := 0; n < images; n += 1000 {
+		if err := s.Update(ctx, journal.Author{Actor: "bench", Reason: "generated"}, func(tx *store.Tx) error {
+			for i := n; i < min(n+1000, images); i++ {
+				ref, err := name.NewDigest(fmt.Sprintf("%s/app-%d@%s", repository, i*4/images, inventory.Digest(fmt.Append(nil, "image", i))))
+				if err != nil {
+					return err
+				}
+				content, err := oldContent(ref, f)
+				if err != nil {
+					return err
+				}
+				digest, err := tx.PutVault(ctx, content)
+				if err != nil {
+					return err
+				}
+				a := inventory.Artifact{Repository: ref.Context().Name(), Digest: ref.DigestStr(), MediaType: string(types.OCIManifestSchema1), Size: 1200}
+				sig := inventory.Signature{Repository: a.Repository, Digest: a.Digest, Format: f, Manifest: inventory.Digest(fmt.Append(nil, "manifest", i)),
+					Content: digest, PredicateType: inventory.SignPredicate, PayloadDigest: digest, Names: a.Repository, Signer: release, Verified: true,
+					Bounds: []inventory.Bound{{Side: inventory.Upper, Time: generatedSince.Add(time.Duration(i) * time.Second), Authority: log, Verified: true}}}
+				sig.ID = inventory.SignatureID(a.Repository, a.Digest, f, release, digest, []byte("signature"))
+				if err := errors.Join(tx.PutArtifact(ctx, a), tx.PutSignature(ctx, sig)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// oldContent is what an old signature holds.
+func oldContent(ref name.Digest, f inventory.Format) ([]byte, error) {
+	if f == inventory.Legacy {
+		return payload.Cosign{Image: ref}.MarshalJSON()
+	}
+	statement := fmt.Sprintf(`{"_type":"https://in-toto.io/Statement/v1","subject":[{"digest":{"sha256":%q}}],"predicateType":%q,"predicate":{}}`,
+		strings.TrimPrefix(ref.DigestStr(), "sha256:"), inventory.SignPredicate)
+	return fmt.Appendf(nil, `{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{"publicKey":{"hint":"old"}},
+"dsseEnvelope":{"payload":%q,"payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"c2lnbmF0dXJl"}]}}`, base64.StdEncoding.EncodeToString([]byte(statement))), nil
+}
+
+// signs pushes images and lets real cosign sign them, four at a time.
+func (w *world) signs(f resignFormat, path string, images int) (c resignCost) {
+	w.Helper()
+	layers, err := random.Image(512, 1)
+	w.check(err)
+	layers = mutate.MediaType(layers, types.OCIManifestSchema1)
+	pusher, err := remote.NewPusher()
+	w.check(err)
+	var list strings.Builder
+	for n := range images {
+		repository, err := name.NewRepository(w.host + "/" + path)
+		w.check(err)
+		img := mutate.Annotations(layers, map[string]string{"n": fmt.Sprint(n)}).(v1.Image)
+		hash, err := img.Digest()
+		w.check(err)
+		w.check(pusher.Push(w.Context(), repository.Tag(fmt.Sprint(n)), img))
+		fmt.Fprintln(&list, repository.Digest(hash.String()))
+	}
+	xargs, err := exec.LookPath("xargs")
+	w.check(err)
+	cmd := w.command(f.cosign) // for its directory and environment
+	cmd.Path = xargs
+	cmd.Args = append([]string{xargs, "-n1", "-P4", binary(w.T, f.cosign), "sign", "--yes", "--key", "new.key"}, f.flags...)
+	var output bytes.Buffer
+	cmd.Stdin, cmd.Stderr = strings.NewReader(list.String()), &output
+	before, start := len(w.requests()), time.Now()
+	if err := cmd.Run(); err != nil {
+		w.Fatalf("%s: %v: %s", strings.Join(cmd.Args, " "), err, output.String())
+	}
+	seconds := time.Since(start).Seconds()
+	return resignCost{rate: float64(images) / seconds, requests: float64(len(w.requests())-before) / float64(images),
+		cpu: (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds() / float64(images)}
+}
+
+// bareRequests sends the requests that no client of the protocol can do without,
+// with contents of the same size, and returns how many images a second that is.
+// It looks at what is there before it writes, and at what was written.
+func (w *world) bareRequests(f resignFormat, path string, images int) float64 {
+	w.Helper()
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: resignWriters}}
+	send := func(method, at, mediaType string, body []byte) (*http.Response, error) {
+		req, err := http.NewRequestWithContext(w.Context(), method, at, bytes.NewReader(body))
+		if err != nil {
+			return nil, err
+		}
+		if mediaType != "" {
+			req.Header.Set("Content-Type", mediaType)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return nil, err
+		}
+		defer resp.Body.Close()
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			return nil, err
+		}
+		if resp.StatusCode >= 400 && !(method == http.MethodGet && resp.StatusCode == http.StatusNotFound) {
+			return nil, fmt.Errorf("%s %s: %s", method, at, resp.Status)
+		}
+		return resp, nil
+	}
+	put := func(base string, blob []byte) error {
+		resp, err := send(http.MethodPost, base+"/blobs/uploads/", "", nil)
+		if err != nil {
+			return err
+		}
+		at, err := resp.Request.URL.Parse(resp.Header.Get("Location"))
+		if err != nil {
+			return err
+		}
+		q := at.Query()
+		q.Set("digest", inventory.Digest(blob))
+		at.RawQuery = q.Encode()
+		_, err = send(http.MethodPut, at.String(), "application/octet-stream", blob)
+		return err
+	}
+	descriptor := func(mediaType string, content []byte) string {
+		return fmt.Sprintf(`{"mediaType":%q,"size":%d,"digest":%q}`, mediaType, len(content), inventory.Digest(content))
+	}
+	config := []byte("{}")
+	one := func(n int) error {
+		base := (&url.URL{Scheme: "http", Host: w.host, Path: fmt.Sprintf("/v2/%s/app-%d", path, n*4/images)}).String()
+		hex := strings.TrimPrefix(inventory.Digest(fmt.Append(nil, "bare", n)), "sha256:")
+		if f.format == inventory.Legacy {
+			tag, blob := base+"/manifests/sha256-"+hex+".sig", fmt.Appendf(nil, "%-240s", hex)
+			manifest := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s],"annotations":{"signature":%q}}`, types.OCIManifestSchema1,
+				descriptor(string(types.OCIConfigJSON), config), descriptor("application/vnd.dev.cosign.simplesigning.v1+json", blob), strings.Repeat("s", 96))
+			_, err := send(http.MethodGet, tag, "", nil)
+			err = errors.Join(err, put(base, blob))
+			_, err2 := send(http.MethodPut, tag, string(types.OCIManifestSchema1), manifest)
+			_, err3 := send(http.MethodGet, tag, "", nil)
+			return errors.Join(err, err2, err3)
+		}
+		tag, blob := base+"/manifests/sha256-"+hex, fmt.Appendf(nil, "%-700s", hex)
+		const bundle = "application/vnd.dev.sigstore.bundle.v0.3+json"
+		manifest := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"artifactType":%q,"config":%s,"layers":[%s],"subject":{"mediaType":%q,"size":1200,"digest":"sha256:%s"}}`,
+			types.OCIManifestSchema1, bundle, descriptor("application/vnd.oci.empty.v1+json", config), descriptor(bundle, blob), types.OCIManifestSchema1, hex)
+		index := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, types.OCIImageIndex, descriptor(string(types.OCIManifestSchema1), manifest))
+		_, err := send(http.MethodGet, tag, "", nil)
+		err = errors.Join(err, put(base, blob))
+		_, err2 := send(http.MethodPut, base+"/manifests/"+inventory.Digest(manifest), string(types.OCIManifestSchema1), manifest)
+		_, err3 := send(http.MethodPut, tag, string(types.OCIImageIndex), index)
+		_, err4 := send(http.MethodGet, tag, "", nil)
+		return errors.Join(err, err2, err3, err4)
+	}
+	for n := range 4 {
+		w.check(put(fmt.Sprintf("http://%s/v2/%s/app-%d", w.host, path, n), config))
+	}
+	var next atomic.Int64
+	start := time.Now()
+	errs := make(chan error, resignWriters)
+	for range resignWriters {
+		go func() {
+			for {
+				n := int(next.Add(1)) - 1
+				if n >= images {
+					errs <- nil
+					return
+				}
+				if err := one(n); err != nil {
+					errs <- err
+					return
+				}
+			}
+		}()
+	}
+	for range resignWriters {
+		w.check(<-errs)
+	}
+	return float64(images) / time.Since(start).Seconds()
+}

@@ -1,0 +1,480 @@
+package resign
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/sigstore/cosign/v2/pkg/cosign"
+	"github.com/sigstore/sigstore/pkg/signature"
+
+	"github.com/reseal/reseal/internal/sandbox"
+	"github.com/reseal/reseal/internal/services"
+	"github.com/reseal/reseal/inventory"
+	"github.com/reseal/reseal/signer"
+	"github.com/reseal/reseal/verify"
+)
+
+// identity is a keyless signer.Source with a new certificate after some uses.
+type identity struct {
+	*sandbox.World
+	sandbox.Principal
+	uses   int           // of one certificate
+	life   time.Duration // after which it is not used any more
+	used   atomic.Int64
+	issued atomic.Int64
+	last   atomic.Pointer[signer.Credential]
+}
+
+func (b *bench) newIdentity() *identity {
+	return &identity{World: b.World, Principal: sandbox.Principal{Email: "recovery@example.com", Issuer: "https://oidc.example"}, uses: 1 << 20}
+}
+
+func (i *identity) Identity() signer.Identity {
+	return signer.Identity{Kind: signer.Keyless, Subject: i.Email, Issuer: i.Issuer}
+}
+
+func (i *identity) Credential(ctx context.Context) (signer.Credential, error) {
+	if c := i.last.Load(); c != nil && i.used.Add(1)%int64(i.uses) != 0 {
+		return *c, nil
+	}
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return signer.Credential{}, err
+	}
+	cert, err := i.Issue(ctx, i.Principal, private.Public())
+	if err != nil {
+		return signer.Credential{}, err
+	}
+	i.issued.Add(1)
+	c := signer.Credential{Signer: &ecKey{private: private, id: i.Identity()}, Certificate: cert.Raw, Until: cert.NotAfter}
+	i.last.Store(&c)
+	return c, nil
+}
+
+// judgeOf is cosign's verification of one image by who signed it.
+func (b *bench) judgeOf(t *testing.T, ref name.Digest, f inventory.Format, key crypto.PublicKey, id signer.Identity, logged, stamped bool) error {
+	t.Helper()
+	trusted, err := b.TrustedRoot()
+	must(t, err)
+	co := &cosign.CheckOpts{TrustedMaterial: trusted, Offline: true, IgnoreTlog: !logged, UseSignedTimestamps: stamped,
+		NewBundleFormat: f == inventory.Bundle, ClaimVerifier: cosign.IntotoSubjectClaimVerifier}
+	if key != nil {
+		co.IgnoreSCT = true
+		co.SigVerifier, err = signature.LoadVerifier(key, crypto.SHA256)
+		must(t, err)
+	} else {
+		co.Identities = []cosign.Identity{{Issuer: id.Issuer, Subject: id.Subject}}
+	}
+	if f == inventory.Legacy {
+		co.ClaimVerifier = cosign.SimpleClaimVerifier
+		_, _, err = cosign.VerifyImageSignatures(t.Context(), ref, co)
+	} else {
+		_, _, err = cosign.VerifyImageAttestations(t.Context(), ref, co)
+	}
+	return err
+}
+
+// TestServices signs with a key and as a keyless identity, with every sensible
+// combination of services, in every format, and has cosign judge it as strictly
+// as what the signature carries allows.
+func TestServices(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	second := httptest.NewServer(forward(t, b.TSAURL(), nil))
+	t.Cleanup(second.Close)
+	trusted, err := b.TrustedRoot()
+	must(t, err)
+	for _, tc := range []struct {
+		name string
+		services.Endpoints
+		legacyLog bool
+		stamps    int
+	}{
+		{"none", services.Endpoints{}, false, 0},
+		{"timestamp", services.Endpoints{Timestamps: []string{b.TSAURL()}}, false, 1},
+		{"two timestamps", services.Endpoints{Timestamps: []string{b.TSAURL(), second.URL}}, false, 2},
+		{"Rekor v1", services.Endpoints{RekorV1: []string{b.RekorURL()}}, true, 0},
+		{"Rekor v1 and timestamp", services.Endpoints{RekorV1: []string{b.RekorURL()}, Timestamps: []string{b.TSAURL()}}, true, 1},
+		{"Rekor v2 and timestamp", services.Endpoints{RekorV2: []string{b.RekorV2URL()}, Timestamps: []string{b.TSAURL()}}, false, 1},
+		{"both logs and timestamp", services.Endpoints{RekorV1: []string{b.RekorURL()}, RekorV2: []string{b.RekorV2URL()}, Timestamps: []string{b.TSAURL()}}, true, 1},
+	} {
+		for _, keyless := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, keyless=%v", tc.name, keyless), func(t *testing.T) {
+				t.Parallel()
+				k := b.newCase(t)
+				ref := k.push(t, "app")
+				k.all(t, ref)
+				k.plan(t, ref)
+				e := k.engine(k.client)
+				e.Root, e.Parallel = trusted, 0
+				e.Services, err = services.Open(tc.Endpoints)
+				must(t, err)
+				id, key := k.next.id, k.next.PublicKey()
+				if keyless {
+					who := b.newIdentity()
+					e.Signer, id, key = who, who.Identity(), nil
+				}
+				e.Failed = func(f Failure) { t.Logf("%s %s: %s", f.Item.PredicateType, f.Format, f.Why) }
+				got, err := e.Run(t.Context(), list{items: k.items})
+				if keyless && tc.name == "none" {
+					if err == nil || !strings.Contains(err.Error(), "outlives its certificate") {
+						t.Errorf("got %v, want a keyless signature without a proof of its time refused", err)
+					}
+					return
+				}
+				must(t, err)
+				wantEqual(t, "result", got, Result{Planned: 4, Signed: 4})
+				for _, f := range []inventory.Format{inventory.Legacy, inventory.LegacyAtt, inventory.Bundle} {
+					logged := tc.legacyLog || f == inventory.Bundle && len(tc.RekorV2) > 0
+					if err := b.judgeOf(t, ref, f, key, id, logged, tc.stamps > 0); err != nil {
+						t.Errorf("cosign refuses the %s: %v", f, err)
+					}
+				}
+				// What it proves is in the inventory.
+				sigs, err := k.SignaturesOf(t.Context(), inventory.Artifact{Repository: ref.Context().Name(), Digest: ref.DigestStr()}, "")
+				must(t, err)
+				for _, s := range sigs {
+					if s.Signer != id {
+						continue
+					}
+					var roles []inventory.Role
+					for _, bound := range s.Bounds {
+						if !bound.Verified {
+							t.Errorf("%s %s: %s", s.Format, bound.Authority.Role, bound.Why)
+						}
+						if bound.Side == inventory.Upper {
+							roles = append(roles, bound.Authority.Role)
+						}
+					}
+					slices.Sort(roles)
+					roles = slices.Compact(roles)
+					var want []inventory.Role
+					if tc.legacyLog {
+						want = append(want, inventory.RoleLog)
+					}
+					if tc.stamps > 0 {
+						want = append(want, inventory.RoleTSA)
+					}
+					wantEqual(t, fmt.Sprintf("time proofs of the %s", s.Format), roles, want)
+				}
+				k.checkJournal(t)
+			})
+		}
+	}
+}
+
+// forward passes requests on, except for those that spoil answers itself.
+func forward(t *testing.T, to string, spoil func(w http.ResponseWriter, r *http.Request, pass http.HandlerFunc)) http.Handler {
+	t.Helper()
+	target, err := url.Parse(to)
+	must(t, err)
+	pass := func(w http.ResponseWriter, r *http.Request) {
+		proxy := &httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
+			p.Out.URL.Scheme, p.Out.URL.Host, p.Out.Host = target.Scheme, target.Host, target.Host
+			if target.Path != "" && target.Path != "/" {
+				p.Out.URL.Path = target.Path
+			}
+		}, ErrorLog: nil}
+		proxy.ServeHTTP(w, r)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if spoil != nil {
+			spoil(w, r, pass)
+			return
+		}
+		pass(w, r)
+	})
+}
+
+// TestFaultServices has the timestamp authority and the logs misbehave: what is
+// published carries every proof, or it is listed as failed and signed by the next
+// run.
+func TestFaultServices(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	trusted, err := b.TrustedRoot()
+	must(t, err)
+	first := func(n int64, do http.HandlerFunc) func(http.ResponseWriter, *http.Request, http.HandlerFunc) {
+		var seen atomic.Int64
+		return func(w http.ResponseWriter, r *http.Request, pass http.HandlerFunc) {
+			if seen.Add(1) <= n {
+				do(w, r)
+				return
+			}
+			pass(w, r)
+		}
+	}
+	status := func(code int, header ...string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			for n := 0; n+1 < len(header); n += 2 {
+				w.Header().Set(header[n], header[n+1])
+			}
+			w.WriteHeader(code)
+			io.WriteString(w, "no") //nolint:errcheck // the client will tell
+		}
+	}
+	reset := func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }
+	cutOff := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "5000")
+		io.WriteString(w, "half an answ") //nolint:errcheck // it is cut off
+		panic(http.ErrAbortHandler)
+	}
+	garbage := func(code int) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(code)
+			io.WriteString(w, "garbage") //nolint:errcheck // the client will tell
+		}
+	}
+	always := int64(1) << 40
+	// A log that takes an entry, but whose answer is lost: asked again it says
+	// that it has the entry already.
+	taken := func(n int64) func(http.ResponseWriter, *http.Request, http.HandlerFunc) {
+		var seen atomic.Int64
+		return func(w http.ResponseWriter, r *http.Request, pass http.HandlerFunc) {
+			if seen.Add(1) > n {
+				pass(w, r)
+				return
+			}
+			pass(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		}
+	}
+	for _, tc := range []struct {
+		name  string
+		spoil func(http.ResponseWriter, *http.Request, http.HandlerFunc)
+		fails bool
+	}{
+		{"429", first(2, status(http.StatusTooManyRequests)), false},
+		{"429 with Retry-After", first(2, status(http.StatusTooManyRequests, "Retry-After", "1")), false},
+		{"a burst of 5xx", first(3, status(http.StatusServiceUnavailable)), false},
+		{"connection reset", first(2, reset), false},
+		{"answer cut off", first(2, cutOff), false},
+		{"done but the answer lost", taken(1), false},
+		{"garbage once", first(1, garbage(http.StatusCreated)), false},
+		{"refuses", first(always, status(http.StatusForbidden)), true},
+		{"garbage always", first(always, garbage(http.StatusCreated)), true},
+	} {
+		for _, service := range []string{"timestamp", "Rekor v1", "Rekor v2"} {
+			t.Run(service+" "+tc.name, func(t *testing.T) {
+				t.Parallel()
+				k := b.newCase(t)
+				ref := k.push(t, "app")
+				must(t, errors.Join(k.old.SignLegacy(t.Context(), ref, sandbox.NoProof), k.old.SignBundle(t.Context(), ref, sandbox.NoProof)))
+				k.plan(t, ref)
+				ends := map[string]string{"timestamp": b.TSAURL(), "Rekor v1": b.RekorURL(), "Rekor v2": b.RekorV2URL()}
+				good := services.Endpoints{Timestamps: []string{ends["timestamp"]}, RekorV1: []string{ends["Rekor v1"]}, RekorV2: []string{ends["Rekor v2"]}}
+				spoilt := httptest.NewServer(forward(t, ends[service], tc.spoil))
+				t.Cleanup(spoilt.Close)
+				bad := good
+				switch service {
+				case "timestamp":
+					bad.Timestamps = []string{spoilt.URL}
+				case "Rekor v1":
+					bad.RekorV1 = []string{spoilt.URL}
+				case "Rekor v2":
+					bad.RekorV2 = []string{spoilt.URL}
+				}
+				e := k.engine(k.client)
+				e.Root, e.Making = trusted, 1
+				e.Services, err = services.Open(bad)
+				must(t, err)
+				e.Failed = func(f Failure) { t.Logf("%s: %s", f.Format, f.Why) }
+				got, err := e.Run(t.Context(), list{items: k.items})
+				must(t, err)
+				wantFailed := int64(0)
+				if tc.fails {
+					wantFailed = 2
+					if service == "Rekor v2" { // a legacy signature carries no entry of it
+						wantFailed = 1
+					}
+				}
+				wantEqual(t, "result", got, Result{Planned: 2, Signed: 2 - wantFailed, Failed: wantFailed})
+				wantEqual(t, "published", int64(len(count(k.found(t, ref), k.next.id))), 2-wantFailed)
+				e.Services, err = services.Open(good)
+				must(t, err)
+				got, err = e.Run(t.Context(), list{items: k.items})
+				must(t, err)
+				wantEqual(t, "result once it is good", got, Result{Planned: 2, Signed: wantFailed, Already: 2 - wantFailed})
+				for _, f := range []inventory.Format{inventory.Legacy, inventory.Bundle} {
+					if err := b.judgeOf(t, ref, f, k.next.PublicKey(), k.next.id, true, true); err != nil {
+						t.Errorf("cosign refuses the %s: %v", f, err)
+					}
+				}
+				for statement, n := range count(k.found(t, ref), k.next.id) {
+					wantEqual(t, statement, n, 1)
+				}
+				k.checkJournal(t)
+			})
+		}
+	}
+}
+
+// TestCertificates uses one certificate for many signatures, and signs with what
+// is good at that moment.
+func TestCertificates(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	trusted, err := b.TrustedRoot()
+	must(t, err)
+	k := b.newCase(t)
+	for n := range 20 {
+		ref := k.push(t, fmt.Sprint(n))
+		must(t, k.old.SignBundle(t.Context(), ref, sandbox.NoProof))
+		k.plan(t, ref)
+	}
+	who := b.newIdentity()
+	who.uses = 8
+	e := k.engine(k.client)
+	e.Signer, e.Root, e.Parallel = who, trusted, 0
+	e.Services, err = services.Open(services.Endpoints{Timestamps: []string{b.TSAURL()}})
+	must(t, err)
+	got, err := e.Run(t.Context(), list{items: k.items})
+	must(t, err)
+	wantEqual(t, "result", got, Result{Planned: 20, Signed: 20})
+	if n := who.issued.Load(); n < 3 || n > 20/2 {
+		t.Errorf("%d certificates for 20 signatures, at most 8 each", n)
+	}
+}
+
+// TestAnnotations re-signs what a proven signature annotated the image with, and
+// nothing that is not proven.
+func TestAnnotations(t *testing.T) {
+	t.Parallel()
+	k := newBench(t).newCase(t)
+	ref := k.push(t, "app")
+	sub := subject(ref)
+	statement := func(value string) string {
+		return fmt.Sprintf(`{"_type":"https://in-toto.io/Statement/v1","subject":[{"digest":{"sha256":"%s"},"annotations":{"stage":"%s","team":"web"}}],"predicateType":"%s","predicate":{}}`,
+			strings.TrimPrefix(sub.Digest, "sha256:"), value, inventory.SignPredicate)
+	}
+	legacy := fmt.Sprintf(`{"critical":{"identity":{"docker-reference":"%s"},"image":{"docker-manifest-digest":"%s"},"type":"cosign container image signature"},"optional":{"stage":"production"}}`,
+		sub.Repository, sub.Digest)
+	must(t, k.old.SignLegacy(t.Context(), ref, sandbox.NoProof))
+	k.plan(t, ref)
+	k.items[0].Formats = []inventory.Format{inventory.Legacy, inventory.Bundle}
+	k.items[0].Proven = []Source{
+		{inventory.Legacy, k.vault(t, legacy)},
+		{inventory.Bundle, k.vault(t, fmt.Sprintf(`{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{"publicKey":{"hint":"x"}},"dsseEnvelope":{"payload":"%s","payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"c2ln"}]}}`,
+			encode(statement("another"))))},
+	}
+	wantEqual(t, "result", k.run(t, k.client), Result{Planned: 2, Signed: 2})
+	for _, f := range k.found(t, ref) {
+		if f.Signer != k.next.id {
+			continue
+		}
+		notes, err := verify.Annotations(sub, f.Format, f.Content)
+		must(t, err)
+		wantEqual(t, string(f.Format), notes, map[string]any{"stage": "production", "team": "web"})
+	}
+	for _, f := range []inventory.Format{inventory.Legacy, inventory.Bundle} {
+		cosignAccepts(t, k.bench, ref, k.next.PublicKey(), f, false)
+	}
+}
+
+func (k *kase) vault(t *testing.T, content string) (digest string) {
+	t.Helper()
+	must(t, k.Update(t.Context(), by, func(tx *storeTx) (err error) {
+		digest, err = tx.PutVault(t.Context(), []byte(content))
+		return err
+	}))
+	return digest
+}
+
+// TestBatch signs many images of two repositories with one statement each, and
+// has cosign accept each image.
+func TestBatch(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	k := b.newCase(t)
+	var refs []name.Digest
+	for n := range 24 {
+		if n == 12 {
+			k.repo += "-other"
+		}
+		ref := k.push(t, fmt.Sprint(n))
+		must(t, errors.Join(k.old.SignLegacy(t.Context(), ref, sandbox.NoProof), k.old.SignBundle(t.Context(), ref, sandbox.NoProof)))
+		k.plan(t, ref)
+		refs = append(refs, ref)
+	}
+	e := k.engine(k.client)
+	e.Batch, e.Parallel = true, 0
+	got, err := e.Run(t.Context(), list{items: k.items})
+	must(t, err)
+	wantEqual(t, "result", got, Result{Planned: 48, Signed: 48})
+	wantEqual(t, "uses of the key", k.next.signed, 24+2) // ".sig" one by one, bundles by repository
+	named := map[string][]string{}
+	for _, ref := range refs {
+		for _, f := range []inventory.Format{inventory.Legacy, inventory.Bundle} {
+			cosignAccepts(t, b, ref, k.next.PublicKey(), f, false)
+		}
+		for _, f := range k.found(t, ref) {
+			if f.Signer == k.next.id && f.Format == inventory.Bundle {
+				message, err := verify.Payload(f.Format, f.Content)
+				must(t, err)
+				var s struct {
+					Subject []struct{ Digest map[string]string }
+				}
+				must(t, json.Unmarshal(message, &s))
+				wantEqual(t, "subjects", len(s.Subject), 12)
+				for _, d := range s.Subject {
+					named[ref.Context().Name()] = append(named[ref.Context().Name()], "sha256:"+d.Digest["sha256"])
+				}
+			}
+		}
+	}
+	for _, ref := range refs { // never across repositories
+		for repository, digests := range named {
+			if slices.Contains(digests, ref.DigestStr()) != (repository == ref.Context().Name()) {
+				t.Errorf("%s is named in %s", ref, repository)
+			}
+		}
+	}
+	wantEqual(t, "result once more", k.batchAgain(t), Result{Planned: 48, Already: 48})
+}
+
+func (k *kase) batchAgain(t *testing.T) Result {
+	t.Helper()
+	e := k.engine(k.client)
+	e.Batch = true
+	got, err := e.Run(t.Context(), list{items: k.items})
+	must(t, err)
+	return got
+}
+
+// TestGivesUp stops when nothing works, instead of trying everything.
+func TestGivesUp(t *testing.T) {
+	t.Parallel()
+	k := newBench(t).newCase(t)
+	for n := range 5 * chunk {
+		k.items = append(k.items, Item{Seq: int64(n + 1), Repository: k.Registry() + "/" + k.repo, Digest: inventory.Digest([]byte{byte(n), byte(n >> 8)}),
+			PredicateType: inventory.SignPredicate, StatementKey: inventory.SignPredicate, Formats: []inventory.Format{inventory.Legacy}})
+	}
+	readOnly := &wrapper{Registry: k.client, failAt: -1, fault: lost}
+	e := k.engine(readOnly)
+	e.Parallel = 0
+	got, err := e.Run(t.Context(), list{items: k.items})
+	if !errors.Is(err, ErrGaveUp) || got.Signed != 0 || got.Failed < patience || got.Failed > 4*chunk {
+		t.Errorf("got %+v, %v, want it to stop early", got, err)
+	}
+	got, err = k.engine(k.client).Run(t.Context(), list{items: k.items})
+	must(t, err)
+	wantEqual(t, "result once it takes writes", got, Result{Planned: 5 * chunk, Signed: 5 * chunk})
+	wantEqual(t, "uses of the key", k.next.signed, 5*chunk)
+}

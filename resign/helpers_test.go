@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -110,12 +111,33 @@ func (l list) Still(_ context.Context, items []Item) ([]string, error) {
 	return out, nil
 }
 
+// withoutReferrers is a client of the sandbox's registry as of one without a
+// referrers API: referrers are kept in the fallback tag.
+func withoutReferrers() *registry.Client {
+	return registry.New(registry.Options{Keychain: authn.NewMultiKeychain(), Transport: noReferrers{http.DefaultTransport}})
+}
+
+type noReferrers struct{ http.RoundTripper }
+
+func (n noReferrers) RoundTrip(req *http.Request) (*http.Response, error) {
+	if strings.Contains(req.URL.Path, "/referrers/") {
+		return &http.Response{StatusCode: http.StatusNotFound, Status: "404 Not Found", Header: http.Header{"Content-Type": {"application/json"}},
+			Body: io.NopCloser(strings.NewReader(`{"errors":[{"code":"NOT_FOUND"}]}`)), Request: req, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}, nil
+	}
+	resp, err := n.RoundTripper.RoundTrip(req)
+	if err == nil {
+		resp.Header.Del("OCI-Subject")
+	}
+	return resp, err
+}
+
 // bench is a sandbox with an old and a new signer. Its tests use repositories
 // of their own.
 type bench struct {
 	*sandbox.World
 	client *registry.Client
 	old    *sandbox.Actor
+	listed *registry.Client // knows the referrers that the actors attached, where client does not; nil: client does
 }
 
 func newBench(t testing.TB) *bench {
@@ -163,6 +185,12 @@ func (k *kase) all(t testing.TB, ref name.Digest) {
 	t.Helper()
 	must(t, errors.Join(k.old.SignLegacy(t.Context(), ref, sandbox.NoProof), k.old.AttestLegacy(t.Context(), ref, spdx, sbom, sandbox.NoProof),
 		k.old.SignBundle(t.Context(), ref, sandbox.NoProof), k.old.AttestBundle(t.Context(), ref, spdx, sbom, sandbox.NoProof)))
+	if k.listed == nil {
+		return
+	}
+	list, err := k.listed.Referrers(t.Context(), ref.Context().Name(), ref.DigestStr())
+	must(t, err)
+	must(t, k.client.Extend(t.Context(), ref.Context().Name(), ref.DigestStr(), registry.Listing{}, list...))
 }
 
 func subject(ref name.Digest) verify.Subject {

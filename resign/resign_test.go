@@ -404,6 +404,46 @@ func TestOverwritten(t *testing.T) {
 	wantEqual(t, "signed", k.next.signed, 1)
 }
 
+// TestLateWriter has somebody with an old view of the tag write after ours was
+// read back: it is noticed where they were seen before, and signed once.
+func TestLateWriter(t *testing.T) {
+	t.Parallel()
+	k := newBench(t).newCase(t)
+	ref := k.push(t, "app")
+	must(t, k.old.SignLegacy(t.Context(), ref, sandbox.NoProof))
+	k.plan(t, ref)
+	repository, tag := ref.Context().Name(), verify.Tag(ref.DigestStr(), inventory.Legacy)
+	was, err := k.client.Manifest(t.Context(), repository, tag)
+	must(t, err)
+	overwrite := func(context.Context) error {
+		_, _, err := k.client.PutManifest(t.Context(), repository, tag, was.MediaType, was.Raw)
+		return err
+	}
+	writes := 0
+	w := &wrapper{Registry: k.client, afterTag: func(string, string) error {
+		if writes++; writes == 1 {
+			return overwrite(t.Context())
+		}
+		return nil
+	}}
+	e := k.engine(w)
+	e.Settle = 300 * time.Millisecond
+	done := make(chan error, 1)
+	e.Progress = func(int64, Result) { // recorded as signed
+		if writes == 2 {
+			done <- overwrite(t.Context())
+		}
+	}
+	got, err := e.Run(t.Context(), list{items: k.items})
+	must(t, errors.Join(err, <-done))
+	wantEqual(t, "result", got, Result{Planned: 1, Signed: 1})
+	wantEqual(t, "writes", writes, 3)
+	found := k.found(t, ref)
+	wantEqual(t, "by the new signer", count(found, k.next.id), map[string]int{"legacy " + inventory.SignPredicate: 1})
+	wantEqual(t, "by the old signer", count(found, k.oldID(t)), map[string]int{"legacy " + inventory.SignPredicate: 1})
+	wantEqual(t, "uses of the key", k.next.signed, 1)
+}
+
 // TestSideBySide has 16 engines with keys and plans of their own work on one
 // digest.
 func TestSideBySide(t *testing.T) {
@@ -516,25 +556,32 @@ func TestCannotSign(t *testing.T) {
 // nothing old is lost.
 func TestFault(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
-	// How many writes are there?
-	probe := b.newCase(t)
-	ref := probe.push(t, "app")
-	probe.all(t, ref)
-	probe.plan(t, ref)
-	w := &wrapper{Registry: probe.client}
-	probe.run(t, w)
-	writes := w.writes
-	if len(writes) != 11 {
-		t.Fatalf("%d writes, want 3 for each of 4 signatures, and the empty configuration of bundles once: %v", len(writes), writes)
-	}
-	for at := range writes {
-		what, _, _ := strings.Cut(writes[at], " ")
-		for _, f := range faults {
-			t.Run(fmt.Sprintf("write %d (%s) %s", at+1, what, f.name), func(t *testing.T) {
-				t.Parallel()
-				testFault(t, b, at+1, f.fault)
-			})
+	api := newBench(t)
+	tag := &bench{api.World, withoutReferrers(), api.old, api.client}
+	for _, b := range []struct {
+		name string
+		*bench
+		writes int // 3 for each of 4 signatures, without the empty configuration of bundles the second time; one list of both bundles
+	}{{"referrers API", api, 11}, {"fallback tag", tag, 12}} {
+		// How many writes are there?
+		probe := b.newCase(t)
+		ref := probe.push(t, "app")
+		probe.all(t, ref)
+		probe.plan(t, ref)
+		w := &wrapper{Registry: probe.client}
+		probe.run(t, w)
+		writes := w.writes
+		if len(writes) != b.writes {
+			t.Fatalf("%s: %d writes, want %d: %v", b.name, len(writes), b.writes, writes)
+		}
+		for at := range writes {
+			what, _, _ := strings.Cut(writes[at], " ")
+			for _, f := range faults {
+				t.Run(fmt.Sprintf("%s, write %d (%s) %s", b.name, at+1, what, f.name), func(t *testing.T) {
+					t.Parallel()
+					testFault(t, b.bench, at+1, f.fault)
+				})
+			}
 		}
 	}
 }

@@ -157,7 +157,10 @@ func newAuthority(clock *Clock, start time.Time) (*authority, error) {
 }
 
 func (a *authority) issue(ctx context.Context, p Principal, pub crypto.PublicKey) (*x509.Certificate, error) {
-	now := a.clock.Now()
+	return a.issueAt(ctx, p, pub, a.clock.Now())
+}
+
+func (a *authority) issueAt(ctx context.Context, p Principal, pub crypto.PublicKey, now time.Time) (*x509.Certificate, error) {
 	pre, err := a.base.CreatePrecertificate(ctx, enrolment{p, now}, pub)
 	if err != nil {
 		return nil, fmt.Errorf("precertificate: %w", err)

@@ -13,8 +13,8 @@
 // What it does not: it is not for production. Keys live in memory and die
 // with the process, nobody authenticates, the authority certifies whoever
 // asks, the logs and the registry forget everything on Close and have no
-// witness. The CT log is a signing key without entries. There is no Fulcio
-// endpoint: certificates come from World.Issue.
+// witness. The CT log is a signing key without entries. Certificates come from
+// World.Issue, and over HTTP for tokens that Fulcio.Token issued.
 package sandbox
 
 import (
@@ -79,13 +79,14 @@ type World struct {
 	tempDir bool
 
 	authority *authority
+	fulcio    *Fulcio
 	rekor1    *rekorV1
 	rekor2    *rekorV2
 	tsa       *timestampAuthority
 
-	registry, rekorURL, rekorV2URL, tsaBase, tufURL string
-	addresses                                       []Address
-	trustedRoot                                     []byte // JSON
+	registry, rekorURL, rekorV2URL, tsaBase, tufURL, fulcioURL string
+	addresses                                                  []Address
+	trustedRoot                                                []byte // JSON
 
 	servers  []*http.Server
 	serving  sync.WaitGroup
@@ -170,6 +171,9 @@ func (w *World) createAuthorities(ctx context.Context) error {
 	if w.authority, err = newAuthority(&w.clock, w.start); err != nil {
 		return fmt.Errorf("certificate authority: %w", err)
 	}
+	if w.fulcio, err = newFulcio(w.authority); err != nil {
+		return fmt.Errorf("fulcio: %w", err)
+	}
 	if w.tsa, err = newTimestampAuthority("sandbox tsa", w.start, w.clock.Now); err != nil {
 		return fmt.Errorf("timestamp authority: %w", err)
 	}
@@ -195,6 +199,7 @@ func (w *World) listen(ctx context.Context) error {
 		{"rekor v1", w.rekor1.handler(), &w.rekorURL},
 		{"rekor v2", w.rekor2.handler(), &w.rekorV2URL},
 		{"tsa", w.tsa.handler(), &w.tsaBase},
+		{"fulcio", w.fulcio.handler(), &w.fulcioURL},
 		{"tuf", webRoot(w.dir), &w.tufURL},
 	} {
 		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(loopback, "0"))
@@ -300,6 +305,12 @@ func (w *World) RekorURL() string { return w.rekorURL }
 // RekorV2URL is the base URL of the Rekor v2 log.
 func (w *World) RekorV2URL() string { return w.rekorV2URL }
 
+// FulcioURL is the base URL of Fulcio.
+func (w *World) FulcioURL() string { return w.fulcioURL }
+
+// Fulcio is the front door of the certificate authority.
+func (w *World) Fulcio() *Fulcio { return w.fulcio }
+
 // Issue issues a code-signing certificate with an embedded SCT, valid for ten
 // minutes from the sandbox clock's now; the SCT has the same time.
 func (w *World) Issue(ctx context.Context, p Principal, pub crypto.PublicKey) (*x509.Certificate, error) {
@@ -347,7 +358,7 @@ func (w *World) makeTrustedRoot() ([]byte, error) {
 			Root:                w.authority.root,
 			Intermediates:       []*x509.Certificate{w.authority.intermediate},
 			ValidityPeriodStart: w.start,
-			URI:                 "https://fulcio.sandbox.invalid", // not served
+			URI:                 w.fulcioURL,
 		}},
 		map[string]*root.TransparencyLog{
 			w.authority.ct.hexID(): log(w.authority.ct, "https://ct.sandbox.invalid"), // not served

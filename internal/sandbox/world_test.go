@@ -119,7 +119,7 @@ func TestStartRefuses(t *testing.T) {
 
 func TestCloseStopsEverything(t *testing.T) {
 	w := startWorld(t)
-	if got := len(w.Addresses()); got != 5 {
+	if got := len(w.Addresses()); got != 6 {
 		t.Errorf("%d addresses", got)
 	}
 	for _, a := range w.Addresses() {

@@ -291,7 +291,7 @@ func TestPassed(t *testing.T) {
 	if r.Exposure < 6600 || r.Exposure > 6900 || r.Probes == 0 || len(r.Consumers) != 2 || len(r.Holds) != 5 {
 		t.Errorf("exposure %v, probes %d, consumers %v, holds %v", r.Exposure, r.Probes, r.Consumers, r.Holds)
 	}
-	if len(r.Steps) != 10 || len(r.Groups) != 11 || len(r.Addresses) != 5 || !kept {
+	if len(r.Steps) != 10 || len(r.Groups) != 11 || len(r.Addresses) != 6 || !kept {
 		t.Errorf("%d steps, %d groups, addresses %v, kept %v", len(r.Steps), len(r.Groups), r.Addresses, kept)
 	}
 	for _, e := range events {

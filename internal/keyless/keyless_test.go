@@ -426,7 +426,9 @@ func TestAmbient(t *testing.T) {
 	}))
 	defer server.Close()
 	projected := filepath.Join(t.TempDir(), "oidc-token")
-	env := func(list map[string]string) func(string) string { return func(name string) string { return list[name] } }
+	env := func(list map[string]string) func(string) string {
+		return func(name string) string { return list[name] }
+	}
 	actions := map[string]string{"ACTIONS_ID_TOKEN_REQUEST_URL": server.URL + "/token?api-version=2", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": bearer}
 
 	if _, err := ambient(env(nil), projected); err == nil || !strings.Contains(err.Error(), "--identity-token") {

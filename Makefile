@@ -13,14 +13,18 @@ FUZZTIME    ?= 60s
 
 export GOTOOLCHAIN := local
 
-.PHONY: help build drill test e2e peers bench lint fuzz race vuln clean
+.PHONY: help build build-pkcs11 drill test e2e peers bench lint fuzz race vuln clean
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 build: ## build bin/reseal, one static binary
 	@mkdir -p $(BIN)
 	$(GOBUILD) -ldflags "$(LDFLAGS)" -o $(BIN)/reseal ./cmd/reseal
+
+build-pkcs11: ## build bin/reseal-pkcs11, with keys in hardware tokens; needs cgo
+	@mkdir -p $(BIN)
+	CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -tags pkcs11key -ldflags "$(LDFLAGS)" -o $(BIN)/reseal-pkcs11 ./cmd/reseal
 
 drill: build ## rehearse the recovery from a leaked signing key; needs no server
 	$(BIN)/reseal drill signing-key
@@ -38,6 +42,7 @@ race: ## tests with the race detector
 
 e2e: build peers ## inventory and recover images signed by the real cosign in a real registry
 	$(GO) test -buildvcs=false -count=1 ./internal/registry
+	CGO_ENABLED=1 $(GO) test -tags pkcs11key -buildvcs=false -count=1 ./internal/pkcs11
 	$(GO) test -tags e2e -buildvcs=false -count=1 -timeout 45m -v -run 'TestInventory|TestRecovery|TestKill' ./cmd/reseal
 
 bench: build peers ## benchmarks beside the peers, into bin/bench.json

@@ -97,8 +97,8 @@ func (u *ui) namedFile(flag, value string) (name string, content []byte, err err
 func signerCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name:  "signer",
-		Usage: "enrol a signer",
-		Subcommands: []*cli.Command{{
+		Usage: "enrol a signer, try it, promote it",
+		Subcommands: []*cli.Command{signerListCommand(ui), signerTestCommand(ui), signerPromoteCommand(ui), {
 			Name:      "add",
 			Usage:     "enrol a signer, or change its state",
 			ArgsUsage: "NAME",

@@ -201,7 +201,7 @@ Examples:
 			&cli.Float64Flag{Name: "rate", Usage: "statements that are re-signed a second, for the estimate of the exposure (default: 5)"},
 			&skewFlag,
 			&cli.StringFlag{Name: "as", Usage: "`NAME` of the proposer, as enrolled (default: the actor)"},
-			&cli.StringFlag{Name: "key", Usage: "private key `FILE` of the proposer (COSIGN_PASSWORD)"},
+			&cli.StringFlag{Name: "key", Usage: "private key `REF` of the proposer: a file (COSIGN_PASSWORD), a KMS URI or a PKCS #11 URI"},
 			&cli.StringFlag{Name: "explain", Usage: "make no plan: tell how the artifact with this `DIGEST` is decided, and why"},
 			&cli.StringFlag{Name: "diff", Usage: "make no plan: say what --plan changes against this one, by its `DIGEST`"},
 			&cli.StringFlag{Name: "plan", Usage: "for --explain and --diff: the plan, by its `DIGEST` (default: the incident's newest)"},
@@ -238,7 +238,7 @@ Examples:
 			var key signer.Signer
 			if file := c.String("key"); file != "" {
 				var err error
-				if key, err = app.LoadKey(file, ui.password(file)); err != nil {
+				if key, err = a.OpenKey(c.Context, keyOptions(ui, file)); err != nil {
 					return err
 				}
 			}
@@ -325,7 +325,7 @@ Examples:
   reseal incident approve 3f9a2c --as alice --signature request.json.sig` + exits(),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "as", Usage: "`NAME` of the approver, as enrolled", Required: true},
-			&cli.StringFlag{Name: "key", Usage: "private key `FILE` of the approver (COSIGN_PASSWORD)"},
+			&cli.StringFlag{Name: "key", Usage: "private key `REF` of the approver: a file (COSIGN_PASSWORD), a KMS URI or a PKCS #11 URI"},
 			&cli.StringFlag{Name: "signature", Usage: "`FILE` with the signature over the request, or with a Sigstore bundle"},
 			&cli.BoolFlag{Name: "request", Usage: "print what is to be signed"},
 			&cli.BoolFlag{Name: "propose", Usage: "show that you propose it; it approves nothing"},
@@ -348,7 +348,7 @@ Examples:
 						return err
 					}
 				}
-				k, err := app.LoadKey(key, ui.password(key))
+				k, err := a.OpenKey(c.Context, keyOptions(ui, key))
 				if err != nil {
 					return err
 				}
@@ -415,11 +415,11 @@ Example:
     --reason "release key used right now, bob and carol not reachable since 02:10"` + exits(),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "as", Usage: "your `NAME`, as enrolled", Required: true},
-			&cli.StringFlag{Name: "key", Usage: "your private key `FILE` (COSIGN_PASSWORD)", Required: true},
+			&cli.StringFlag{Name: "key", Usage: "your private key `REF`: a file (COSIGN_PASSWORD), a KMS URI or a PKCS #11 URI", Required: true},
 			&cli.StringFlag{Name: "reason", Usage: "`WHY` it cannot wait for the others", Required: true},
 		},
 		Action: in(func(c *cli.Context, a *app.App) error {
-			k, err := app.LoadKey(c.String("key"), ui.password(c.String("key")))
+			k, err := a.OpenKey(c.Context, keyOptions(ui, c.String("key")))
 			if err != nil {
 				return err
 			}

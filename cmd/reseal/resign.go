@@ -12,7 +12,6 @@ import (
 	"github.com/reseal/reseal/internal/app"
 	"github.com/reseal/reseal/internal/services"
 	"github.com/reseal/reseal/resign"
-	"github.com/reseal/reseal/signer"
 )
 
 func resignCommand(ui *ui) *cli.Command {
@@ -35,9 +34,9 @@ signature taken away alone.
 Examples:
   reseal resign 3f9a2c --key next.key
   reseal resign 3f9a2c --key next.key --timestamp-server-url https://tsa.example/api/v1/timestamp --apply
+  reseal resign 3f9a2c --key awskms:///alias/release-standby --apply
   reseal resign 3f9a2c --key next.key --only-deployed --limit 10 --apply` + exits("4 the plan is not approved", "5 over a ceiling"),
-		Flags: append([]cli.Flag{
-			&cli.StringFlag{Name: "key", Usage: "private key `FILE` of the new signer (COSIGN_PASSWORD)", Required: true},
+		Flags: slices.Concat(signerFlags(), servicesFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "batch", Usage: "sign many images of a repository with one statement"},
 			&cli.Int64Flag{Name: "limit", Usage: "no more than `N` statements"},
 			&cli.BoolFlag{Name: "only-deployed", Usage: "only what is deployed"},
@@ -45,8 +44,8 @@ Examples:
 			&cli.Float64Flag{Name: "rate", Usage: "no more than `N` signatures a second"},
 			&cli.IntFlag{Name: "parallel", Value: 8, Usage: "work on `N` artifacts at once"},
 			&applyFlag,
-		}, servicesFlags()...),
-		Action: in(func(c *cli.Context, a *app.App) error {
+		}),
+		Action: withSigner(ui, func(c *cli.Context, a *app.App, who app.SignerOptions) error {
 			if c.Int64("limit") < 0 || c.Float64("rate") < 0 || c.Int("parallel") < 1 {
 				return usageError{errors.New("--limit and --rate cannot be negative, and --parallel is at least 1")}
 			}
@@ -64,14 +63,14 @@ Examples:
 			if err != nil {
 				return err
 			}
-			key, err := app.LoadKey(c.String("key"), ui.password(c.String("key")))
+			source, err := a.OpenSigner(c.Context, who)
 			if err != nil {
 				return err
 			}
 			p := ui.progress("signatures", total)
 			reasons := map[string]int{}
 			r, runErr := a.Resign(c.Context, app.ResignOptions{
-				Plan: full, Signer: signer.Always(key), Services: stamps, Apply: c.Bool("apply"), Batch: c.Bool("batch"), Parallel: c.Int("parallel"),
+				Plan: full, Signer: source, Services: stamps, Apply: c.Bool("apply"), Batch: c.Bool("batch"), Parallel: c.Int("parallel"),
 				Rate: c.Float64("rate"), Only: only,
 				Progress: func(done int64, r resign.Result) {
 					p.at(done, fmt.Sprintf("%d failed, %d held", r.Failed, r.Held))
@@ -114,13 +113,23 @@ func servicesFlags() []cli.Flag {
 
 // services opens the services that flags name.
 func (u *ui) services(c *cli.Context, a *app.App) (services.Services, error) {
-	var config []byte
-	if file := c.String("signing-config"); file != "" {
-		var err error
-		if config, err = u.read(file, maxFile); err != nil {
-			return services.Services{}, fmt.Errorf("--signing-config: %w", err)
-		}
+	config, err := u.signingConfig(c)
+	if err != nil {
+		return services.Services{}, err
 	}
 	return a.Services(config, services.Endpoints{Timestamps: c.StringSlice("timestamp-server-url"),
 		RekorV1: c.StringSlice("rekor-url"), RekorV2: c.StringSlice("rekor-v2-url")})
+}
+
+// signingConfig reads the signing configuration, if a flag names one.
+func (u *ui) signingConfig(c *cli.Context) ([]byte, error) {
+	file := c.String("signing-config")
+	if file == "" {
+		return nil, nil
+	}
+	config, err := u.read(file, maxFile)
+	if err != nil {
+		return nil, fmt.Errorf("--signing-config: %w", err)
+	}
+	return config, nil
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -56,7 +57,13 @@ func TestScripts(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(env.WorkDir, "root.json"), root, 0o644); err != nil {
 				return err
 			}
-			env.Values[key{}] = &scriptWorld{World: w, actors: map[string]*sandbox.Actor{}}
+			vault := sandbox.NewTransit("token-of-the-test")
+			server := httptest.NewServer(vault)
+			env.Defer(server.Close)
+			env.Values[key{}] = &scriptWorld{World: w, vault: vault, actors: map[string]*sandbox.Actor{}, principals: map[string]sandbox.Principal{}}
+			env.Setenv("FULCIO", w.FulcioURL())
+			env.Setenv("VAULT_ADDR", server.URL)
+			env.Setenv("VAULT_TOKEN", "token-of-the-test")
 			env.Setenv("REGISTRY", w.Registry())
 			env.Setenv("TSA", w.TSAURL())
 			env.Setenv("HOME", env.WorkDir)
@@ -79,6 +86,8 @@ func TestScripts(t *testing.T) {
 			"sign":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).sign(ts, args) },
 			"attest":   func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).attest(ts, args) },
 			"break":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).breakIt(ts, args) },
+			"token":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).token(ts, args) },
+			"vault":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).rotate(ts, args) },
 			"blob":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).signBlob(ts, args) },
 			"lose":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).lose(ts, args) },
 			"records":  writeRecords,
@@ -94,7 +103,9 @@ func TestScripts(t *testing.T) {
 // scriptWorld is the sandbox of one script.
 type scriptWorld struct {
 	*sandbox.World
-	actors map[string]*sandbox.Actor
+	vault      *sandbox.Transit
+	actors     map[string]*sandbox.Actor
+	principals map[string]sandbox.Principal // of keyless actors
 }
 
 func sandboxOf(ts *testscript.TestScript, key any) *scriptWorld { return ts.Value(key).(*scriptWorld) }
@@ -126,7 +137,21 @@ func (w *scriptWorld) identity(ts *testscript.TestScript, args []string) {
 	}
 	a, err := w.NewIdentity(args[0], p)
 	ts.Check(err)
-	w.actors[args[0]] = a
+	w.actors[args[0]], w.principals[args[0]] = a, p
+}
+
+// token NAME FILE LIFE: writes an identity token of a keyless signer.
+func (w *scriptWorld) token(ts *testscript.TestScript, args []string) {
+	life, err := time.ParseDuration(args[2])
+	ts.Check(err)
+	raw, err := w.Fulcio().Token(w.principals[args[0]], life)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(raw), 0o600))
+}
+
+// vault KEY: makes a key in Vault, hashivault://KEY, or a new version of it.
+func (w *scriptWorld) rotate(ts *testscript.TestScript, args []string) {
+	ts.Check(w.vault.Rotate(args[0]))
 }
 
 // image VAR REPOSITORY TAG: pushes an image and sets $VAR to its reference by

@@ -46,6 +46,9 @@ type Config struct {
 	// Consumers are the verifiers as deployed, each with the file that says
 	// which key it accepts.
 	Consumers []rotate.Consumer `yaml:"consumers"`
+	// KMSPlugins are the schemes of key references (NAME://...) for which the
+	// program sigstore-kms-NAME may be run from the PATH. No other program is.
+	KMSPlugins []string `yaml:"kms_plugins,omitempty"`
 }
 
 // Options say where and as whom to work.

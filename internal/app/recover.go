@@ -225,6 +225,13 @@ func (a *App) Services(config []byte, also services.Endpoints) (services.Service
 	return services.Open(also)
 }
 
+// FulcioOf returns the certificate authority for keyless signers that a signing
+// configuration chooses, or "".
+func FulcioOf(config []byte) (string, error) {
+	e, err := services.FromSigningConfig(config, time.Now())
+	return e.Fulcio, err
+}
+
 // Selection is the part of a plan that is worked on.
 type Selection struct {
 	Limit        int64    // statements at most; 0: all
@@ -279,7 +286,7 @@ func (a *App) Resign(ctx context.Context, o ResignOptions) (Resigned, error) {
 		return Resigned{}, err
 	}
 	if o.Signer.Identity() != p.Plan().NewSigner {
-		return Resigned{}, fmt.Errorf("the plan names %s as the new signer, the key given is %s", p.Plan().NewSigner, o.Signer.Identity())
+		return Resigned{}, fmt.Errorf("the plan names %s as the new signer, the one given is %s", p.Plan().NewSigner, o.Signer.Identity())
 	}
 	if err := rotate.CheckLimits(ctx, a.store, p.Plan(), p.Totals()); err != nil {
 		return Resigned{}, err

@@ -34,7 +34,7 @@ var layers = []struct {
 	{"acting", "the packages that do things; siblings do not know each other", []string{"rotate", "resign", "tuf", "inventory/scan", "inventory/evidence", "inventory/restore", "rotate/pack"}},
 	{"rules", "pure functions: verdicts, decisions, verifier files", []string{"rotate/trust", "rotate/emit"}},
 	{"verification", "stored signatures become evidence", []string{"verify"}},
-	{"adapters", "the world outside, one package each", []string{"internal/store", "internal/registry", "internal/web", "internal/sandbox", "internal/keyfile", "internal/services"}},
+	{"adapters", "the world outside, one package each", []string{"internal/store", "internal/registry", "internal/web", "internal/sandbox", "internal/keyfile", "internal/kms", "internal/pkcs11", "internal/keyless", "internal/services"}},
 	{"plumbing", "files that survive a crash", []string{"internal/durable"}},
 	{"sources", "what other systems write becomes records, usage and anchors", []string{"inventory/records", "inventory/anchors"}},
 	{"inventory", "artifacts, signatures, statements, bounds", []string{"inventory"}},
@@ -46,7 +46,7 @@ var outside = map[string][]string{
 	"database/sql":             {"internal/store"},
 	"github.com/urfave/cli/v2": {"cmd/reseal"},
 	"os/exec":                  {},
-	"net/http":                 {"internal/registry", "internal/services", "internal/sandbox", "tuf", "runbooks/drill"},
+	"net/http":                 {"internal/registry", "internal/services", "internal/keyless", "internal/sandbox", "tuf", "runbooks/drill"},
 	"os/signal":                {"cmd/reseal"},
 	"testing":                  {},
 }

@@ -51,12 +51,22 @@ type Options struct {
 // Key is a key in a key management service. It is safe for concurrent use, and
 // prints as its fingerprint.
 type Key struct {
-	reference string
+	reference string // as it is opened
+	shown     string // as it is told
 	identity  signer.Identity
 	public    crypto.PublicKey
 	verifier  signature.Verifier
 	remote    kms.SignerVerifier
 	options   Options
+}
+
+// Redact returns a reference without what may be a password in it.
+func Redact(reference string) string {
+	scheme, rest, ok := strings.Cut(reference, "://")
+	if at := strings.LastIndex(rest, "@"); ok && at >= 0 {
+		return scheme + "://..." + rest[at:]
+	}
+	return reference
 }
 
 // Is reports whether a reference names a key by a URI, SCHEME://..., rather
@@ -83,6 +93,7 @@ var leftOut = []string{"awskms", "azurekms", "gcpkms", "hashivault", "openbao"}
 // permit refuses a reference whose provider is neither built in nor allowed.
 func permit(reference string, plugins []string) error {
 	scheme, _, _ := strings.Cut(reference, "://")
+	reference = Redact(reference)
 	switch {
 	case slices.Contains(Builtin(), scheme):
 		return nil
@@ -102,17 +113,17 @@ func Open(ctx context.Context, reference string, o Options) (*Key, error) {
 	if err := permit(reference, o.Plugins); err != nil {
 		return nil, err
 	}
-	k := &Key{reference: reference, options: o}
+	k := &Key{reference: reference, shown: Redact(reference), options: o}
 	var err error
 	if k.remote, k.public, err = k.fetch(ctx); err != nil {
 		return nil, err
 	}
 	if k.identity, err = signer.OfKey(k.public); err != nil {
-		return nil, fmt.Errorf("KMS key %s: %w", reference, err)
+		return nil, fmt.Errorf("KMS key %s: %w", k.shown, err)
 	}
 	// SHA-256 whatever the key, as cosign loads a key given with --key.
 	if k.verifier, err = signature.LoadVerifier(k.public, crypto.SHA256); err != nil {
-		return nil, fmt.Errorf("KMS key %s: %w", reference, err)
+		return nil, fmt.Errorf("KMS key %s: %w", k.shown, err)
 	}
 	return k, nil
 }
@@ -134,10 +145,10 @@ func (k *Key) fetch(ctx context.Context) (kms.SignerVerifier, crypto.PublicKey, 
 	})
 	if notFound := (*kms.ProviderNotFoundError)(nil); errors.As(err, &notFound) {
 		scheme, _, _ := strings.Cut(k.reference, "://")
-		return nil, nil, fmt.Errorf("KMS key %s: the plugin sigstore-kms-%s is allowed and not on the PATH: install it", k.reference, scheme)
+		return nil, nil, fmt.Errorf("KMS key %s: the plugin sigstore-kms-%s is allowed and not on the PATH: install it", k.shown, scheme)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("KMS key %s: asking for its public key: %w", k.reference, err)
+		return nil, nil, fmt.Errorf("KMS key %s: asking for its public key: %w", k.shown, err)
 	}
 	return c.remote, c.public, nil
 }
@@ -161,7 +172,7 @@ func (k *Key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 		return k.remote.SignMessage(bytes.NewReader(message), options.WithContext(call))
 	})
 	if err != nil {
-		return nil, fmt.Errorf("KMS key %s: signing: %w", k.reference, err)
+		return nil, fmt.Errorf("KMS key %s: signing: %w", k.shown, err)
 	}
 	if k.verifier.VerifySignature(bytes.NewReader(sig), bytes.NewReader(message)) != nil {
 		return nil, k.mismatch(ctx)
@@ -174,13 +185,13 @@ func (k *Key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 func (k *Key) mismatch(ctx context.Context) error {
 	_, public, err := k.fetch(ctx)
 	if err != nil {
-		return fmt.Errorf("KMS key %s: the signature does not verify with the public key it had before (%s), and it cannot be asked for now: %w", k.reference, k.identity.ID(), err)
+		return fmt.Errorf("KMS key %s: the signature does not verify with the public key it had before (%s), and it cannot be asked for now: %w", k.shown, k.identity.ID(), err)
 	}
 	if now, err := signer.OfKey(public); err == nil && now != k.identity {
 		return fmt.Errorf("KMS key %s was rotated: it is %s now, and was %s when this began: that is another signer; "+
-			"enrol it and make a plan that names it, or refer to the version that was approved", k.reference, now.ID(), k.identity.ID())
+			"enrol it and make a plan that names it, or refer to the version that was approved", k.shown, now.ID(), k.identity.ID())
 	}
-	return fmt.Errorf("KMS key %s: the signature does not verify with its public key %s and SHA-256, as cosign verifies: use an ECDSA P-256 key", k.reference, k.identity.ID())
+	return fmt.Errorf("KMS key %s: the signature does not verify with its public key %s and SHA-256, as cosign verifies: use an ECDSA P-256 key", k.shown, k.identity.ID())
 }
 
 // tooBusy are the words in which services say that a call may go well later:

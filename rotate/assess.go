@@ -40,6 +40,7 @@ type Item struct {
 
 	reads   []inventory.Format // formats that the replaced signers' verified signatures are in
 	vouched []int              // see trust.Outcome
+	recall  []string           // IDs of the signatures that make it a recall
 }
 
 // ItemSignature is one signature an item was decided on, and its verdict. The
@@ -369,6 +370,9 @@ func (h *past) recall(ctx context.Context, a inventory.Artifact, sigs []inventor
 				items, at = append(items, now), len(items)
 			}
 			i := &items[at]
+			for _, g := range made {
+				i.recall = append(i.recall, g.ID)
+			}
 			if i.Recall && trust.Compare(i.Decision, now.Decision) <= 0 {
 				continue // by another plan, for a graver reason
 			}

@@ -191,7 +191,7 @@ func (c *Closing) decisions(ctx context.Context, s *store.Store, i Incident, don
 		}
 		switch {
 		case item.Recall:
-			c.miss("%s (%s) was re-signed and would not be any more: take the new signature away and scan its repository (%s)", ref, item.PredicateType(), item.Reason)
+			c.miss("%s (%s) was re-signed and would not be any more: take the new signature away with \"reseal cutover PLAN --prune --apply\", by an approved plan%s (%s)", ref, item.PredicateType(), darkWord(item, p), item.Reason)
 		case item.Decision == trust.Deny:
 			present, err := w.Present(ctx, item.Repository, item.Digest)
 			if err != nil {
@@ -211,6 +211,15 @@ func (c *Closing) decisions(ctx context.Context, s *store.Store, i Incident, don
 		return nil
 	})
 	return err
+}
+
+// darkWord says what taking the last signature of a deployed artifact away needs
+// besides.
+func darkWord(i Item, p Plan) string {
+	if !i.Deployed || i.Decision != trust.Hold || slices.Contains(p.AcceptDark, i.Digest) {
+		return ""
+	}
+	return " that accepts it as dark if nothing else is left to verify it by"
 }
 
 // anchors looks for the old signers in every anchor.

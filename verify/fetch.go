@@ -41,6 +41,12 @@ const (
 	referrerType      = "application/vnd.dev.cosign.artifact.sig.v1+json"
 )
 
+// IsSignature reports whether a layer of a media type is one that cosign writes
+// signatures into.
+func IsSignature(t types.MediaType) bool {
+	return t == simpleSigningType || t == envelopeType || strings.HasPrefix(string(t), bundlePrefix)
+}
+
 // Registry is what reading signatures needs of a registry.
 type Registry interface {
 	Manifest(ctx context.Context, repository, reference string) (registry.Manifest, error)

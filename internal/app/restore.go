@@ -25,7 +25,8 @@ type RestoreOptions struct {
 
 // Restore puts signatures that registries lost back from the vault. What the
 // incidents mark as rogue stays out, whatever a tainted or revoked signer made,
-// and what an authority in an incident could have been made to vouch for.
+// what an authority in an incident could have been made to vouch for, and what
+// was pruned.
 func (a *App) Restore(ctx context.Context, o RestoreOptions, apply bool, progress func(restore.Result)) (restore.Result, error) {
 	total := restore.Result{Applied: apply, Reasons: map[restore.Reason]int64{}}
 	selections := make([]store.Selection, len(o.Repositories))
@@ -51,7 +52,7 @@ func (a *App) Restore(ctx context.Context, o RestoreOptions, apply bool, progres
 	}
 	rogue := rotate.Rogue(incidents)
 	denied := func(art inventory.Artifact) string { return rogue[art.Digest] }
-	suspect := suspect(rotate.Rules(incidents))
+	suspect := a.leftOut(ctx, incidents)
 	for _, sel := range selections {
 		options := restore.Options{Selection: sel, Verifier: v, Report: o.Report, Denied: suspect, DeniedArtifact: denied}
 		if o.MaxArtifacts > 0 {
@@ -66,6 +67,22 @@ func (a *App) Restore(ctx context.Context, o RestoreOptions, apply bool, progres
 		}
 	}
 	return total, nil
+}
+
+// leftOut returns what says why a signature must not go back, or "": it is not
+// to be believed, or was taken away on purpose.
+func (a *App) leftOut(ctx context.Context, incidents []rotate.Incident) func(inventory.Signature) string {
+	suspect := suspect(rotate.Rules(incidents))
+	return func(g inventory.Signature) string {
+		if why := suspect(g); why != "" || !g.Gone {
+			return why
+		}
+		why, err := rotate.WhyPruned(ctx, a.store, incidents, g.ID)
+		if err != nil {
+			return "nobody can say whether it was taken away on purpose: " + err.Error()
+		}
+		return why
+	}
 }
 
 // restoreSkew is how far honest clocks may differ.

@@ -23,6 +23,7 @@ const (
 	KindSource     = "source"      // a source of records declared complete
 	KindCheckpoint = "checkpoint"  // where a checkpoint of the journal was anchored, and the receipt
 	KindAnchor     = "anchor"      // where signers are pinned for a consumer
+	KindPruned     = "pruned"      // a signature that was taken away on purpose
 )
 
 // PutDocument keeps the next version of a document and journals it. Earlier

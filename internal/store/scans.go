@@ -196,6 +196,12 @@ func (s *Store) TagsNamed(ctx context.Context, repository string, names []string
 	return out, nil
 }
 
+// TagsAt returns the tags of a repository that named a digest when last looked
+// at, those that hold signatures included.
+func (s *Store) TagsAt(ctx context.Context, repository, digest string) ([]string, error) {
+	return queryAll(ctx, s.read, scanString, `SELECT tag FROM tags WHERE repository = $1 AND digest = $2 ORDER BY tag`, repository, digest)
+}
+
 // ReferrerState is an artifact with the fingerprint of the list of its
 // referrers as last seen; empty: never.
 type ReferrerState struct{ Digest, Fingerprint string }

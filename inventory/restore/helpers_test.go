@@ -40,6 +40,7 @@ const (
 	vex  = "https://openvex.dev/ns/v0.2.0"
 
 	ociManifest = string(types.OCIManifestSchema1)
+	emptyType   = types.MediaType("application/vnd.oci.empty.v1+json")
 )
 
 var by = journal.Author{Actor: "alice", Reason: "test"}

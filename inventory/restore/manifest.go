@@ -1,7 +1,6 @@
 package restore
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,10 +12,6 @@ import (
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/verify"
 )
-
-// emptyType is a configuration that says nothing (image-spec, "Guidance for an
-// Empty Descriptor").
-const emptyType = types.MediaType("application/vnd.oci.empty.v1+json")
 
 // manifest is a manifest that holds signatures, taken apart.
 type manifest struct {
@@ -121,46 +116,12 @@ func (t *task) config(ctx context.Context, p *place, m *manifest) (b []blob, kno
 	return nil, has, err
 }
 
-// compose makes a manifest of layers like a model: of another manifest that
-// stands in the registry or once did. Its configuration says nothing but which
-// layers there are, as cosign writes it, or is as empty as the model's.
+// compose makes a manifest of layers like a model, see verify.Compose.
 func compose(model *manifest, layers []json.RawMessage, referrer bool) (*manifest, []blob, error) {
-	out := struct {
-		SchemaVersion int               `json:"schemaVersion"`
-		MediaType     types.MediaType   `json:"mediaType"`
-		ArtifactType  string            `json:"artifactType,omitempty"`
-		Config        v1.Descriptor     `json:"config"`
-		Layers        []json.RawMessage `json:"layers"`
-		Subject       *v1.Descriptor    `json:"subject,omitempty"`
-		Annotations   map[string]string `json:"annotations,omitempty"`
-	}{SchemaVersion: 2, MediaType: model.mediaType(), Config: model.image.Config, Layers: layers, Annotations: model.image.Annotations}
-	if referrer {
-		out.ArtifactType, out.Subject = model.image.ArtifactType, model.image.Subject
-	}
-	c := v1.ConfigFile{RootFS: v1.RootFS{Type: "layers"}}
-	for _, raw := range layers {
-		var l v1.Descriptor
-		if err := json.Unmarshal(raw, &l); err != nil {
-			return nil, nil, err
-		}
-		c.RootFS.DiffIDs = append(c.RootFS.DiffIDs, l.Digest)
-		c.History = append(c.History, v1.History{})
-	}
-	config, err := json.Marshal(c)
+	raw, config, err := verify.Compose(model.image, layers, referrer)
 	if err != nil {
 		return nil, nil, err
 	}
-	if out.Config.MediaType == emptyType {
-		config = []byte("{}")
-	}
-	out.Config.Size, out.Config.Data, out.Config.MediaType = int64(len(config)), nil, cmp.Or(out.Config.MediaType, types.OCIConfigJSON)
-	if out.Config.Digest, err = v1.NewHash(inventory.Digest(config)); err != nil {
-		return nil, nil, err
-	}
-	m := &manifest{layers: layers}
-	if m.raw, err = json.Marshal(out); err != nil {
-		return nil, nil, err
-	}
-	m.digest = inventory.Digest(m.raw)
-	return m, []blob{{out.Config.Digest.String(), config}}, json.Unmarshal(m.raw, &m.image)
+	m := &manifest{digest: inventory.Digest(raw), raw: raw, layers: layers}
+	return m, []blob{{inventory.Digest(config), config}}, json.Unmarshal(raw, &m.image)
 }

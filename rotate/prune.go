@@ -1,0 +1,839 @@
+package rotate
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/reseal/reseal/internal/registry"
+	"github.com/reseal/reseal/internal/store"
+	"github.com/reseal/reseal/inventory"
+	"github.com/reseal/reseal/journal"
+	"github.com/reseal/reseal/rotate/trust"
+	"github.com/reseal/reseal/signer"
+	"github.com/reseal/reseal/verify"
+)
+
+// PruneRegistry is what taking single signatures away needs.
+type PruneRegistry interface {
+	Registry
+	PutBlob(ctx context.Context, repository string, content []byte) (string, error)
+	PutManifest(ctx context.Context, repository, reference, mediaType string, raw []byte) (digest string, indexed bool, err error)
+	Attach(ctx context.Context, repository string, manifest []byte, mediaType string, desc v1.Descriptor, subject string) (string, error)
+}
+
+// PruneLimits are the ceilings of a pruning. Over one, nothing is taken away.
+type PruneLimits struct {
+	MaxSignatures int64   `json:"max_signatures"` // 0: no limit
+	MaxShare      float64 `json:"max_share"`      // of the inventory's signatures, 0 to 1; 0: no limit
+}
+
+// PruneOptions say what is taken away, and how the world is looked at.
+type PruneOptions struct {
+	All      bool // also what is proven good, of signers that are revoked and stand in no anchor
+	Limits   PruneLimits
+	Verifier verify.Judge
+	// Accepts asks a consumer that accepts one signer about a signature as it
+	// stands in the registry. The error says why it is refused.
+	Accepts func(ctx context.Context, found verify.Found, by signer.Record) error
+	// Anchors returns every anchor there is, see World.
+	Anchors  func(ctx context.Context) ([]Pinned, error)
+	Progress func(done, total int64, p PruneResult) // in artifacts; may be nil
+}
+
+// PruneItem is what became of one signature.
+type PruneItem struct {
+	Artifact      string           `json:"artifact"`
+	Deployed      bool             `json:"deployed"`
+	Signature     string           `json:"signature"` // ID
+	Signer        string           `json:"signer"`
+	Format        inventory.Format `json:"format"`
+	Location      string           `json:"location,omitempty"` // repository that holds it, where that is not the artifact's
+	PredicateType string           `json:"predicate_type"`
+	Cause         trust.Cause      `json:"cause"`
+	Why           string           `json:"why"` // why it is to be taken away; of what is kept or failed, why it is not
+}
+
+// PruneResult is what taking signatures away did, or would do.
+type PruneResult struct {
+	Incident string      `json:"incident"`
+	Plan     string      `json:"plan"`
+	Applied  bool        `json:"applied"`
+	All      bool        `json:"all_replaced"`
+	Limits   PruneLimits `json:"limits"`
+	Pruned   []PruneItem `json:"pruned"`
+	Kept     []PruneItem `json:"kept"`
+	Gone     []PruneItem `json:"gone"` // no longer in the registry
+	Failed   []PruneItem `json:"failed"`
+	Left     []string    `json:"left"` // manifests that no verifier finds any more and that can still be had by digest, with reasons
+}
+
+// maxPruneRounds is how often a place is looked at anew because somebody else
+// wrote to it.
+const maxPruneRounds = 5
+
+// errOverwritten means that somebody else wrote to the same place.
+var errOverwritten = errors.New("somebody else keeps writing there: run it again")
+
+// Prune takes signatures away that must not stand any more: what the replaced
+// signers made and nothing places outside the window, on artifacts that are good
+// themselves, and what was re-signed and would not be now (trust.Policy.Remove
+// has the rules). Each goes into the vault first. It may be run again: what is
+// gone already is left alone.
+//
+// Over a ceiling the error wraps ErrOverLimit, and nothing is taken away.
+func Prune(ctx context.Context, s *store.Store, reg PruneRegistry, by journal.Author, p Permission, o PruneOptions, apply bool) (PruneResult, error) {
+	r := &pruning{acts: acts{store: s, by: by, apply: apply}, registry: reg, permission: p, options: o, past: newPast(s),
+		result: PruneResult{Incident: p.plan.Incident, Plan: p.digest, Applied: apply, All: o.All, Limits: o.Limits,
+			Pruned: []PruneItem{}, Kept: []PruneItem{}, Gone: []PruneItem{}, Failed: []PruneItem{}, Left: []string{}}}
+	if err := r.prepare(ctx); err != nil {
+		return r.result, err
+	}
+	total, err := r.measure(ctx)
+	if err != nil {
+		return r.result, err
+	}
+	done := int64(0)
+	err = eachArtifact(ctx, s, r.policy, func(arts []inventory.Artifact) error {
+		for _, a := range arts {
+			some, err := r.artifact(ctx, a)
+			if err != nil {
+				return err
+			}
+			if some {
+				done++
+				if o.Progress != nil {
+					o.Progress(done, total, r.result)
+				}
+			}
+		}
+		return nil
+	})
+	slices.Sort(r.result.Left)
+	r.result.Left = slices.Compact(r.result.Left)
+	if n := len(r.result.Failed); err == nil && n > 0 {
+		err = fmt.Errorf("%d signatures could not be taken away: look at the reasons, and run it again", n)
+	}
+	return r.result, err
+}
+
+// pruning is one Prune.
+type pruning struct {
+	acts
+	registry   PruneRegistry
+	permission Permission
+	options    PruneOptions
+	policy     trust.Policy
+	past       *past
+	consumers  []pinnedReader
+	otherwise  pinnedReader
+	result     PruneResult
+}
+
+// pinnedReader is a consumer and the signer whom its anchor names.
+type pinnedReader struct {
+	trust.Reader
+	anchor signer.Record
+}
+
+// prepare finds out by which rules to go, and whom the consumers trust now.
+func (r *pruning) prepare(ctx context.Context) error {
+	plan := r.permission.plan
+	incidents, err := Incidents(ctx, r.store)
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(incidents, func(i Incident) bool { return i.ID == plan.Incident })
+	switch {
+	case at < 0:
+		return fmt.Errorf("incident %s: %w", plan.Incident, inventory.ErrNotFound)
+	case !incidents[at].counts():
+		return errWithdrawn(plan.Incident)
+	}
+	primary := incidents[at].Incident
+	if err := plan.checkKept(primary, r.permission.at); err != nil {
+		return err
+	}
+	// Not Current: what the thief made must not wait for another new signer.
+	if r.policy, err = r.permission.counted().policy(ctx, r.store, Rules(incidents), plan.rogueNow(incidents)); err != nil {
+		return err
+	}
+	for _, c := range plan.Consumers {
+		content, err := os.ReadFile(c.Anchor)
+		if err != nil {
+			return fmt.Errorf("anchor of consumer %s: %w", c.Name, err)
+		}
+		_, id, err := signer.ParsePublicKey(content)
+		if err != nil {
+			return fmt.Errorf("anchor %s of consumer %s: %w", c.Anchor, c.Name, err)
+		}
+		r.consumers = append(r.consumers, pinnedReader{anchor: signer.Record{Identity: id, PublicKey: content},
+			Reader: trust.Reader{Name: "consumer " + c.Name, Reads: c.Reads, Trusts: func(g inventory.Signature) bool { return g.Signer == id },
+				Ours: id == plan.NewSigner || slices.Contains(plan.Replaced, id) || primary.Names(id)}})
+	}
+	r.otherwise.Name = "whoever runs it"
+	r.otherwise.Trusts = func(g inventory.Signature) bool { return g.Signer == plan.NewSigner }
+	if plan.Keep {
+		r.otherwise.Trusts = r.policy.Replaces
+	} else if r.otherwise.anchor, err = r.store.Signer(ctx, plan.NewSigner.ID()); err != nil {
+		return err
+	}
+	if r.options.All {
+		return r.checkCutOver(ctx)
+	}
+	return nil
+}
+
+// checkCutOver refuses to take away what is proven good of a signer that
+// somebody still trusts.
+func (r *pruning) checkCutOver(ctx context.Context) error {
+	plan := r.permission.plan
+	switch {
+	case plan.Keep:
+		return fmt.Errorf("plan %s keeps its signer: what is proven good of it stays", r.permission.digest)
+	case len(plan.Replaced) == 0:
+		return fmt.Errorf("plan %s replaces no signer: there is nothing of one to take away", r.permission.digest)
+	}
+	anchors, err := r.options.Anchors(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range plan.Replaced {
+		record, err := r.store.Signer(ctx, id.ID())
+		if errors.Is(err, inventory.ErrNotFound) {
+			continue // named before anything of it was seen
+		}
+		if err != nil {
+			return err
+		}
+		if record.State != signer.Revoked {
+			return fmt.Errorf("%w: %s is %s and not revoked yet: \"reseal cutover %s --apply\" first", ErrNotCovered, id, record.State, r.permission.digest)
+		}
+		for _, a := range anchors {
+			if slices.ContainsFunc(a.Pins, func(p inventory.Pin) bool { return p.Matches(id) }) {
+				return fmt.Errorf("%w: %s still accepts %s: cut over there first", ErrNotCovered, a.Place, id)
+			}
+		}
+	}
+	return nil
+}
+
+// measure counts, by what the inventory knows, the artifacts that something is
+// to be done about, and refuses what is over a ceiling.
+func (r *pruning) measure(ctx context.Context) (artifacts int64, err error) {
+	signatures := int64(0)
+	err = eachArtifact(ctx, r.store, r.policy, func(arts []inventory.Artifact) error {
+		all, err := r.store.SignaturesOfAll(ctx, arts)
+		if err != nil {
+			return err
+		}
+		for n, a := range arts {
+			decided, err := r.decide(ctx, a, all[n], nil)
+			if err != nil {
+				return err
+			}
+			if len(decided) > 0 {
+				artifacts++
+			}
+			for _, x := range decided {
+				if x.Kept == "" {
+					signatures++
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return artifacts, err
+	}
+	return artifacts, r.checkLimits(ctx, signatures)
+}
+
+func (r *pruning) checkLimits(ctx context.Context, n int64) error {
+	l := r.options.Limits
+	if l.MaxSignatures > 0 && n > l.MaxSignatures {
+		return fmt.Errorf("%w: %d signatures would be taken away, the limit is %d: look at the list of a dry run, and raise the limit", ErrOverLimit, n, l.MaxSignatures)
+	}
+	if l.MaxShare <= 0 {
+		return nil
+	}
+	c, err := r.store.Counts(ctx)
+	if err != nil {
+		return err
+	}
+	if share := float64(n) / float64(max(c.Signatures, 1)); share > l.MaxShare {
+		return fmt.Errorf("%w: %.0f%% of the inventory's signatures would be taken away, the limit is %.0f%%: look at the list of a dry run, and raise the limit",
+			ErrOverLimit, share*100, l.MaxShare*100)
+	}
+	return nil
+}
+
+// decide says which signatures of an artifact are to be taken away, of those
+// that stand there. shelf is what was seen of them in the registry; nil: nobody
+// looked.
+func (r *pruning) decide(ctx context.Context, a inventory.Artifact, standing []inventory.Signature, on *shelf) ([]trust.Removed, error) {
+	own, err := r.past.made(ctx, standing)
+	if err != nil {
+		return nil, err
+	}
+	items, err := decideArtifact(ctx, r.past, own, a, standing, r.policy)
+	if err != nil {
+		return nil, err
+	}
+	ever, err := r.store.SignaturesEver(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	q := trust.Removal{Artifact: a, Standing: standing, Ever: ever, Decided: map[string]trust.Outcome{}, Recalled: map[string]string{}, Fixed: map[string]string{},
+		All: r.options.All, AcceptDark: slices.Contains(r.permission.plan.AcceptDark, a.Digest), Otherwise: r.reader(ctx, r.otherwise, on)}
+	for _, c := range r.consumers {
+		q.Readers = append(q.Readers, r.reader(ctx, c, on))
+	}
+	for _, i := range items {
+		q.Decided[i.Statement] = trust.Outcome{Decision: i.Decision, Reason: i.Reason, Formats: i.Formats}
+		for _, id := range i.recall {
+			q.Recalled[id] = i.Reason
+		}
+	}
+	rows, err := r.store.ReissuesBySignature(ctx, slices.Collect(maps.Keys(q.Recalled)))
+	if err != nil {
+		return nil, err
+	}
+	for id := range q.Recalled {
+		if !slices.ContainsFunc(rows, func(x store.Reissue) bool { return x.SignatureID == id && x.Content != "" }) {
+			q.Fixed[id] = "no plan made it: it was there already when one would have, so it is somebody's own word with the new signer: ask who signed it"
+		}
+	}
+	if on != nil {
+		for _, g := range standing {
+			if on.has(g.ID) && !slices.ContainsFunc(ever, func(e inventory.Signature) bool { return e.ID == g.ID }) {
+				q.Fixed[g.ID] = "no scan has seen it yet: scan the repository, and run it again"
+			}
+		}
+	}
+	return r.policy.Remove(q), nil
+}
+
+// reader returns a consumer that asks its own verifier about what stands in the
+// registry.
+func (r *pruning) reader(ctx context.Context, c pinnedReader, on *shelf) trust.Reader {
+	if on == nil || len(c.anchor.PublicKey) == 0 {
+		return c.Reader
+	}
+	said := map[string]error{}
+	c.Accepts = func(g inventory.Signature) error {
+		err, asked := said[g.ID]
+		if found, ok := on.found[g.ID]; ok && !asked {
+			err = r.options.Accepts(ctx, found, c.anchor)
+			said[g.ID] = err
+		}
+		return err
+	}
+	return c.Reader
+}
+
+// artifact takes the signatures off one artifact that have to go, and reports
+// whether there was anything to decide.
+func (r *pruning) artifact(ctx context.Context, a inventory.Artifact) (bool, error) {
+	known, err := r.store.SignaturesOf(ctx, a, "")
+	if err != nil {
+		return false, err
+	}
+	first, err := r.decide(ctx, a, known, nil)
+	if err != nil || len(first) == 0 {
+		return false, err
+	}
+	var places []string
+	for _, x := range first {
+		if place := cmp.Or(x.Location, a.Repository); x.Kept == "" && !slices.Contains(places, place) {
+			places = append(places, place)
+		}
+	}
+	for _, x := range first {
+		if x.Kept != "" && !slices.Contains(places, cmp.Or(x.Location, a.Repository)) {
+			r.result.Kept = append(r.result.Kept, item(a, x, x.Kept))
+		}
+	}
+	for _, place := range places {
+		err := errOverwritten
+		for round := 0; round < maxPruneRounds && errors.Is(err, errOverwritten); round++ {
+			err = r.place(ctx, a, place, first)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return true, ctx.Err()
+		case errors.Is(err, ErrOverLimit), errors.As(err, new(atHome)):
+			return true, err
+		case err != nil:
+			for _, x := range first {
+				if x.Kept == "" && cmp.Or(x.Location, a.Repository) == place {
+					r.result.Failed = append(r.result.Failed, item(a, x, err.Error()))
+				}
+			}
+		}
+	}
+	return true, nil
+}
+
+// atHome is an error of our own database: the run has to stop.
+type atHome struct{ error }
+
+func (e atHome) Unwrap() error { return e.error }
+
+func item(a inventory.Artifact, x trust.Removed, why string) PruneItem {
+	return PruneItem{Artifact: a.Ref(), Deployed: a.Deployed, Signature: x.ID, Signer: x.Signer.ID(), Format: x.Format, Location: x.Location,
+		PredicateType: x.PredicateType, Cause: x.Cause, Why: why}
+}
+
+// place takes away what has to go of what one repository holds on an artifact.
+// first is what was decided by the inventory alone. An error that wraps
+// errOverwritten asks to begin anew.
+func (r *pruning) place(ctx context.Context, a inventory.Artifact, place string, first []trust.Removed) error {
+	unlock, err := r.registry.Serialise(ctx, place, a.Digest)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	on, err := r.look(ctx, a, place)
+	if err != nil {
+		return err
+	}
+	known, err := r.store.SignaturesOf(ctx, a, "")
+	if err != nil {
+		return atHome{err}
+	}
+	decided, err := r.decide(ctx, a, on.with(known), on)
+	if err != nil {
+		return atHome{err}
+	}
+	out := outcome{drop: map[string]trust.Removed{}, why: map[string]error{}}
+	for _, x := range decided {
+		switch {
+		case cmp.Or(x.Location, a.Repository) != place:
+		case x.Kept == "":
+			out.drop[x.ID] = x
+		default:
+			out.kept = append(out.kept, x)
+		}
+	}
+	for _, x := range first {
+		switch {
+		case cmp.Or(x.Location, a.Repository) != place || on.has(x.ID):
+		case !slices.ContainsFunc(known, func(g inventory.Signature) bool { return g.ID == x.ID }): // somebody has dealt with it
+		case on.broken[x.Format] != nil:
+			out.failed = append(out.failed, item(a, x, on.broken[x.Format].Error()))
+		default:
+			out.gone = append(out.gone, x)
+		}
+	}
+	if err := r.checkLimits(ctx, int64(len(r.result.Pruned)+len(out.drop))); err != nil {
+		return err
+	}
+	if r.apply {
+		if err := r.carryOut(ctx, a, place, on, known, &out); err != nil {
+			return err
+		}
+	}
+	for _, x := range decided { // in their order
+		if _, dropped := out.drop[x.ID]; !dropped {
+			continue
+		}
+		if err := out.why[x.ID]; err != nil {
+			r.result.Failed = append(r.result.Failed, item(a, x, err.Error()))
+		} else {
+			r.result.Pruned = append(r.result.Pruned, item(a, x, x.Why))
+		}
+	}
+	for _, x := range out.gone {
+		r.result.Gone = append(r.result.Gone, item(a, x, x.Why))
+	}
+	for _, x := range out.kept {
+		r.result.Kept = append(r.result.Kept, item(a, x, x.Kept))
+	}
+	r.result.Failed = append(r.result.Failed, out.failed...)
+	r.result.Left = append(r.result.Left, out.left...)
+	return nil
+}
+
+// outcome is what is done at one place, and what came of it.
+type outcome struct {
+	drop   map[string]trust.Removed // by ID
+	why    map[string]error         // of those that stand there still
+	gone   []trust.Removed
+	kept   []trust.Removed
+	failed []PruneItem
+	left   []string
+}
+
+// carryOut takes signatures away, looks at what came of it, and enters that into
+// the inventory.
+func (r *pruning) carryOut(ctx context.Context, a inventory.Artifact, place string, on *shelf, known []inventory.Signature, out *outcome) error {
+	failures := map[string]error{}
+	for _, h := range on.holders {
+		var mine []string
+		for _, s := range h.sheets {
+			for _, id := range s.ids {
+				if _, dropped := out.drop[id]; dropped {
+					mine = append(mine, id)
+				}
+			}
+		}
+		if len(mine) == 0 {
+			continue
+		}
+		err := r.strip(ctx, a, place, h, out.drop)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, errOverwritten), errors.As(err, new(atHome)):
+			return err
+		}
+		for _, id := range mine {
+			failures[id] = cmp.Or(err, failures[id])
+		}
+	}
+	// What counts is what stands there now, not what was answered.
+	now, err := r.look(ctx, a, place)
+	if err != nil {
+		return fmt.Errorf("reading back: %w", err)
+	}
+	for id := range out.drop {
+		if !now.has(id) {
+			continue
+		}
+		if failures[id] == nil {
+			return errOverwritten
+		}
+		out.why[id] = failures[id]
+	}
+	for id, g := range on.found {
+		if _, dropped := out.drop[id]; !dropped && !now.has(id) && now.broken[g.Format] == nil {
+			out.failed = append(out.failed, item(a, trust.Removed{Signature: g.Signature},
+				"it was to stay and is not there any more: somebody else wrote at the same time; scan, and see \"reseal restore\""))
+		}
+	}
+	if err := r.sweep(ctx, a, place, on, now, out); err != nil {
+		return err
+	}
+	return r.record(ctx, a, place, now, known, out)
+}
+
+// strip takes signatures out of what a tag names, or out of a referrer. What is
+// left of it stands there as it stood, or nothing does.
+func (r *pruning) strip(ctx context.Context, a inventory.Artifact, place string, h *holder, drop map[string]trust.Removed) error {
+	var left []json.RawMessage
+	for _, s := range h.sheets {
+		for n, raw := range s.layers {
+			if _, dropped := drop[s.ids[n]]; !dropped || s.ids[n] == "" {
+				left = append(left, raw)
+			}
+		}
+	}
+	if err := r.keep(ctx, place, h.top); err != nil {
+		return err
+	}
+	if h.tag == "" {
+		return r.stripReferrer(ctx, a, place, h, left)
+	}
+	unchanged := func() error {
+		// The tag has no compare-and-swap: this is as near to one as can be.
+		now, err := r.registry.Manifest(ctx, place, h.tag)
+		if err == nil && now.Digest != h.top.Digest || errors.Is(err, registry.ErrNotFound) {
+			return errOverwritten
+		}
+		return err
+	}
+	if len(left) == 0 {
+		why, err := r.protects(ctx, a, place, h.top)
+		if err != nil {
+			return err
+		}
+		if why == "" {
+			// By digest: what somebody puts there meanwhile is not touched.
+			err := r.do(ctx, "prune", place+":"+h.tag, h.top.Raw, func() error {
+				if err := unchanged(); err != nil {
+					return err
+				}
+				return r.registry.Delete(ctx, place, h.top.Digest)
+			})
+			if !refused(err) {
+				return err
+			}
+		}
+	}
+	raw, config, err := verify.Compose(h.sheets[0].image, left, false)
+	if err != nil {
+		return err
+	}
+	return r.do(ctx, "prune", place+":"+h.tag, raw, func() error {
+		if _, err := r.registry.PutBlob(ctx, place, config); err != nil {
+			return err
+		}
+		if err := unchanged(); err != nil {
+			return err
+		}
+		_, _, err := r.registry.PutManifest(ctx, place, h.tag, string(cmp.Or(h.sheets[0].image.MediaType, ociManifest)), raw)
+		return err
+	})
+}
+
+const ociManifest = "application/vnd.oci.image.manifest.v1+json"
+
+func (r *pruning) stripReferrer(ctx context.Context, a inventory.Artifact, place string, h *holder, left []json.RawMessage) error {
+	if len(left) > 0 {
+		s := h.sheets[0]
+		if len(h.sheets) > 1 || s.Digest != h.top.Digest || s.image.Subject == nil || s.image.Subject.Digest.String() != a.Digest {
+			return fmt.Errorf("%s@%s holds other things too, in a form that cannot be written anew: take it apart by hand", place, h.top.Digest)
+		}
+		raw, config, err := verify.Compose(s.image, left, true)
+		if err != nil {
+			return err
+		}
+		if err := r.do(ctx, "prune", place+"@"+inventory.Digest(raw), raw, func() error {
+			if _, err := r.registry.PutBlob(ctx, place, config); err != nil {
+				return err
+			}
+			d := v1.Descriptor{ArtifactType: cmp.Or(s.image.ArtifactType, string(s.image.Config.MediaType)), Annotations: s.image.Annotations}
+			_, err := r.registry.Attach(ctx, place, raw, string(cmp.Or(s.image.MediaType, ociManifest)), d, a.Digest)
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return r.do(ctx, "prune", place+"@"+h.top.Digest, h.top.Raw, func() error {
+		return r.registry.Detach(ctx, place, h.top.Digest, a.Digest)
+	})
+}
+
+// keep puts a manifest with what it holds into the vault.
+func (r *pruning) keep(ctx context.Context, place string, m registry.Manifest) error {
+	if err := r.keepLayers(ctx, r.registry, place, m); err != nil {
+		return err
+	}
+	return r.do(ctx, "evidence", place+"@"+m.Digest, m.Raw, func() error { return nil })
+}
+
+// refused reports whether a registry does not delete at all.
+func refused(err error) bool {
+	var e *registry.Error
+	return errors.Is(err, registry.ErrUnsupported) || errors.As(err, &e) &&
+		(e.Status == http.StatusMethodNotAllowed || e.Status == http.StatusBadRequest && strings.HasPrefix(e.Diagnostic, "UNSUPPORTED"))
+}
+
+// protects says why a manifest must not be deleted although every signature in
+// it has to go, or "". Whoever can push a tag chooses what is called a
+// signature.
+func (r *pruning) protects(ctx context.Context, a inventory.Artifact, place string, m registry.Manifest) (string, error) {
+	if m.Digest == a.Digest {
+		return "it is the artifact itself", nil
+	}
+	if !onlySignatures(m) {
+		return "it holds more than signatures", nil
+	}
+	known, err := r.store.Known(ctx, place, m.Digest)
+	if err != nil {
+		return "", atHome{err}
+	}
+	if known {
+		return "it is an artifact of the inventory", nil
+	}
+	tags, err := r.store.TagsAt(ctx, place, m.Digest)
+	if err != nil {
+		return "", atHome{err}
+	}
+	own := []string{verify.Tag(a.Digest, inventory.Legacy), verify.Tag(a.Digest, inventory.LegacyAtt)} // not where they were seen any more
+	if at := slices.IndexFunc(tags, func(tag string) bool { return !slices.Contains(own, tag) }); at >= 0 {
+		return "the tag " + tags[at] + " names it too", nil
+	}
+	return "", nil
+}
+
+// onlySignatures reports whether a manifest is an image of layers of the types
+// that signatures have.
+func onlySignatures(m registry.Manifest) bool {
+	var image v1.Manifest
+	if json.Unmarshal(m.Raw, &image) != nil || image.Layers == nil {
+		return false
+	}
+	return !slices.ContainsFunc(image.Layers, func(l v1.Descriptor) bool { return !verify.IsSignature(l.MediaType) })
+}
+
+// sweep deletes the manifests that held what was taken away and that no
+// verifier finds any more: they could still be had by digest. What the registry
+// does not delete is left to its own garbage collection.
+func (r *pruning) sweep(ctx context.Context, a inventory.Artifact, place string, on, now *shelf, out *outcome) error {
+	old := map[string]bool{}
+	for _, h := range on.holders {
+		for _, s := range h.sheets {
+			if slices.ContainsFunc(s.ids, func(id string) bool { _, dropped := out.drop[id]; return dropped }) {
+				old[h.top.Digest], old[s.Digest] = true, true
+			}
+		}
+	}
+	ids := slices.Collect(maps.Keys(out.drop))
+	for _, x := range out.gone {
+		if x.Kept == "" {
+			ids = append(ids, x.ID)
+		}
+	}
+	for _, id := range ids {
+		copies, err := r.store.Copies(ctx, id)
+		if err != nil {
+			return atHome{err}
+		}
+		for _, d := range copies {
+			old[d] = true
+		}
+	}
+	for _, h := range now.holders {
+		delete(old, h.top.Digest)
+		for _, s := range h.sheets {
+			delete(old, s.Digest)
+		}
+	}
+	for _, d := range slices.Sorted(maps.Keys(old)) {
+		if inventory.CheckDigest(d) != nil {
+			continue
+		}
+		m, err := r.registry.Manifest(ctx, place, d)
+		if unreadable(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		why, err := r.protects(ctx, a, place, m)
+		if err != nil {
+			return err
+		}
+		if why == "" {
+			err := r.keep(ctx, place, m)
+			if err == nil {
+				err = r.do(ctx, "prune", place+"@"+d, m.Raw, func() error { return r.registry.Delete(ctx, place, d) })
+			}
+			switch {
+			case err == nil:
+				continue
+			case ctx.Err() != nil:
+				return ctx.Err()
+			}
+			why = err.Error()
+			if refused(err) {
+				why = "the registry deletes nothing: its garbage collection or retention decides how long it stays"
+			}
+		}
+		out.left = append(out.left, place+"@"+d+": "+why)
+	}
+	return nil
+}
+
+// record enters what was taken away into the inventory, and what stands in
+// another manifest now.
+func (r *pruning) record(ctx context.Context, a inventory.Artifact, place string, now *shelf, known []inventory.Signature, out *outcome) error {
+	away := map[string]trust.Removed{}
+	for id, x := range out.drop {
+		if out.why[id] == nil {
+			away[id] = x
+		}
+	}
+	absent := map[string]bool{}
+	for _, x := range out.gone {
+		if absent[x.ID] = true; x.Kept == "" { // perhaps by our own hand
+			away[x.ID] = x
+		}
+	}
+	if len(away)+len(absent) == 0 {
+		return nil
+	}
+	err := r.store.Update(ctx, r.by, func(tx *store.Tx) error {
+		var stay []string
+		for _, g := range known {
+			if _, gone := away[g.ID]; !gone && !absent[g.ID] {
+				stay = append(stay, g.ID)
+			}
+		}
+		for _, id := range slices.Sorted(maps.Keys(away)) {
+			mark := PruneMark{Schema: PruneSchema, Signature: id, Artifact: a.Ref(), Format: away[id].Format, Location: away[id].Location,
+				Incident: r.permission.plan.Incident, Plan: r.permission.digest, Cause: away[id].Cause, Why: away[id].Why}
+			body, err := canonical(mark)
+			if err != nil {
+				return err
+			}
+			if err := tx.PutDocument(ctx, store.KindPruned, id, "signature.pruned", body); err != nil {
+				return err
+			}
+		}
+		if err := tx.LookAgain(ctx, a.Repository, a.Digest, place); err != nil {
+			return err
+		}
+		location := place
+		if place == a.Repository {
+			location = ""
+		}
+		if err := tx.KeepSignatures(ctx, a.Repository, a.Digest, location, inventory.Formats(), stay); err != nil {
+			return err
+		}
+		for _, g := range known {
+			found, ok := now.found[g.ID]
+			if !ok || found.Manifest == g.Manifest {
+				continue
+			}
+			for _, content := range [][]byte{found.Content, now.raw[found.Manifest]} {
+				if _, err := tx.PutVault(ctx, content); err != nil {
+					return err
+				}
+			}
+			if err := tx.PutSignature(ctx, found.Signature); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return atHome{err}
+	}
+	return nil
+}
+
+// PruneSchema is the schema of a PruneMark.
+const PruneSchema = "reseal.pruned/v1"
+
+// PruneMark remembers that a signature was taken away on purpose: it is not
+// lost, and must not be put back.
+type PruneMark struct {
+	Schema    string           `json:"schema"`
+	Signature string           `json:"signature"` // ID
+	Artifact  string           `json:"artifact"`
+	Format    inventory.Format `json:"format"`
+	Location  string           `json:"location,omitempty"`
+	Incident  string           `json:"incident"`
+	Plan      string           `json:"plan"`
+	Cause     trust.Cause      `json:"cause"`
+	Why       string           `json:"why"`
+}
+
+// WhyPruned says why a signature was taken away on purpose, or "". What a false
+// alarm took away counts as lost.
+func WhyPruned(ctx context.Context, s *store.Store, incidents []Incident, signature string) (string, error) {
+	var m PruneMark
+	err := load(ctx, s, store.KindPruned, signature, &m)
+	if errors.Is(err, inventory.ErrNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if slices.ContainsFunc(incidents, func(i Incident) bool { return i.ID == m.Incident && !i.counts() }) {
+		return "", nil
+	}
+	return fmt.Sprintf("taken away under plan %s: %s", m.Plan, m.Why), nil
+}

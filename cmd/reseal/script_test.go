@@ -75,6 +75,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("HOSTILE", "key in a log\x1b[2J\nforged: incident closed\u202e")
 			env.Setenv("WINDOW_FROM", time.Now().Add(-24*time.Hour-4*time.Minute).UTC().Format(time.RFC3339))
 			env.Setenv("WINDOW_UNTIL", time.Now().Add(-23*time.Hour-58*time.Minute).UTC().Format(time.RFC3339))
+			env.Setenv("EARLIER", time.Now().Add(-48*time.Hour).UTC().Format(time.RFC3339))
 			env.Setenv("LONG_AGO", time.Now().Add(-1000*time.Hour).UTC().Format(time.RFC3339))
 			env.Setenv("FROM", time.Now().Add(-24*time.Hour).UTC().Format(time.RFC3339))
 			return nil

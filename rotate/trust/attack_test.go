@@ -303,6 +303,12 @@ func TestAttack(t *testing.T) {
 			explained(t, st, statements, p)
 		})
 	}
+	for _, tc := range pruneAttacks() {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			tc.run(t)
+		})
+	}
 }
 
 // TestOneMoreIncident is about signatures that only several incidents together

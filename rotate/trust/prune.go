@@ -265,7 +265,7 @@ func (r *removal) unread(x *Reader) string {
 	}
 	why := fmt.Sprintf("the artifact is deployed, and no valid image signature (%s) by whom %s trusts now would be left: ", x.Reads, x.Name)
 	if r.image == Hold {
-		return why + "replace the artifact, or accept it as dark in a new plan (--accept-dark)"
+		return why + "it is on hold, so replace it, or accept it as dark in a new plan (--accept-dark)"
 	}
 	return why + "re-sign it and cut over first"
 }

@@ -136,6 +136,7 @@ type pruning struct {
 	past       *past
 	consumers  []pinnedReader
 	otherwise  pinnedReader
+	inventory  int64 // signatures in the inventory when it began
 	result     PruneResult
 }
 
@@ -255,22 +256,20 @@ func (r *pruning) measure(ctx context.Context) (artifacts int64, err error) {
 	if err != nil {
 		return artifacts, err
 	}
-	return artifacts, r.checkLimits(ctx, signatures)
+	c, err := r.store.Counts(ctx)
+	if err != nil {
+		return artifacts, err
+	}
+	r.inventory = c.Signatures
+	return artifacts, r.checkLimits(signatures)
 }
 
-func (r *pruning) checkLimits(ctx context.Context, n int64) error {
+func (r *pruning) checkLimits(n int64) error {
 	l := r.options.Limits
 	if l.MaxSignatures > 0 && n > l.MaxSignatures {
 		return fmt.Errorf("%w: %d signatures would be taken away, the limit is %d: look at the list of a dry run, and raise the limit", ErrOverLimit, n, l.MaxSignatures)
 	}
-	if l.MaxShare <= 0 {
-		return nil
-	}
-	c, err := r.store.Counts(ctx)
-	if err != nil {
-		return err
-	}
-	if share := float64(n) / float64(max(c.Signatures, 1)); share > l.MaxShare {
+	if share := float64(n) / float64(max(r.inventory, 1)); l.MaxShare > 0 && share > l.MaxShare {
 		return fmt.Errorf("%w: %.0f%% of the inventory's signatures would be taken away, the limit is %.0f%%: look at the list of a dry run, and raise the limit",
 			ErrOverLimit, share*100, l.MaxShare*100)
 	}
@@ -435,7 +434,7 @@ func (r *pruning) place(ctx context.Context, a inventory.Artifact, place string,
 			out.gone = append(out.gone, x)
 		}
 	}
-	if err := r.checkLimits(ctx, int64(len(r.result.Pruned)+len(out.drop))); err != nil {
+	if err := r.checkLimits(int64(len(r.result.Pruned)+len(out.drop))); err != nil {
 		return err
 	}
 	if r.apply {

@@ -46,6 +46,13 @@ func TestAttack(t *testing.T) {
 			k.checkJournal(t)
 		})
 	}
+	g := newGrove(t)
+	for _, a := range attacksOnPruning() {
+		t.Run(a.name, func(t *testing.T) {
+			t.Parallel()
+			a.test(t, g.newCase(t, true))
+		})
+	}
 }
 
 func attacksOnPlans() []attack {

@@ -128,10 +128,11 @@ func TestContain(t *testing.T) {
 	k.checkJournal(t)
 }
 
-// TestFault disturbs each write of a containment in each way: the run after it
-// ends where an undisturbed one does.
+// TestFault disturbs each write of a containment, and of a pruning, in each way:
+// the run after it ends where an undisturbed one does.
 func TestFault(t *testing.T) {
 	t.Parallel()
+	pruneFaults(t)
 	for write := 1; write <= 6; write++ {
 		for name, kind := range faults {
 			t.Run(fmt.Sprintf("write %d %s", write, name), func(t *testing.T) {

@@ -434,7 +434,7 @@ func (r *pruning) place(ctx context.Context, a inventory.Artifact, place string,
 			out.gone = append(out.gone, x)
 		}
 	}
-	if err := r.checkLimits(int64(len(r.result.Pruned)+len(out.drop))); err != nil {
+	if err := r.checkLimits(int64(len(r.result.Pruned) + len(out.drop))); err != nil {
 		return err
 	}
 	if r.apply {
@@ -453,7 +453,11 @@ func (r *pruning) place(ctx context.Context, a inventory.Artifact, place string,
 		}
 	}
 	for _, x := range out.gone {
-		r.result.Gone = append(r.result.Gone, item(a, x, x.Why))
+		if err := out.why[x.ID]; err != nil {
+			r.result.Failed = append(r.result.Failed, item(a, x, err.Error()))
+		} else {
+			r.result.Gone = append(r.result.Gone, item(a, x, x.Why))
+		}
 	}
 	for _, x := range out.kept {
 		r.result.Kept = append(r.result.Kept, item(a, x, x.Kept))
@@ -466,7 +470,7 @@ func (r *pruning) place(ctx context.Context, a inventory.Artifact, place string,
 // outcome is what is done at one place, and what came of it.
 type outcome struct {
 	drop   map[string]trust.Removed // by ID
-	why    map[string]error         // of those that stand there still
+	why    map[string]error         // of those that are not done with, by ID
 	gone   []trust.Removed
 	kept   []trust.Removed
 	failed []PruneItem
@@ -670,11 +674,13 @@ func onlySignatures(m registry.Manifest) bool {
 // verifier finds any more: they could still be had by digest. What the registry
 // does not delete is left to its own garbage collection.
 func (r *pruning) sweep(ctx context.Context, a inventory.Artifact, place string, on, now *shelf, out *outcome) error {
-	old := map[string]bool{}
+	old := map[string][]string{} // which signatures each held
 	for _, h := range on.holders {
 		for _, s := range h.sheets {
-			if slices.ContainsFunc(s.ids, func(id string) bool { _, dropped := out.drop[id]; return dropped }) {
-				old[h.top.Digest], old[s.Digest] = true, true
+			for _, id := range s.ids {
+				if _, dropped := out.drop[id]; dropped {
+					old[h.top.Digest], old[s.Digest] = append(old[h.top.Digest], id), append(old[s.Digest], id)
+				}
 			}
 		}
 	}
@@ -690,7 +696,7 @@ func (r *pruning) sweep(ctx context.Context, a inventory.Artifact, place string,
 			return atHome{err}
 		}
 		for _, d := range copies {
-			old[d] = true
+			old[d] = append(old[d], id)
 		}
 	}
 	for _, h := range now.holders {
@@ -724,11 +730,15 @@ func (r *pruning) sweep(ctx context.Context, a inventory.Artifact, place string,
 				continue
 			case ctx.Err() != nil:
 				return ctx.Err()
+			case errors.As(err, new(atHome)):
+				return err
+			case !refused(err):
+				for _, id := range old[d] {
+					out.why[id] = fmt.Errorf("no verifier finds it any more, but %s@%s, which holds it, could not be deleted: %w", place, d, err)
+				}
+				continue
 			}
-			why = err.Error()
-			if refused(err) {
-				why = "the registry deletes nothing: its garbage collection or retention decides how long it stays"
-			}
+			why = "the registry deletes nothing: its garbage collection or retention decides how long it stays"
 		}
 		out.left = append(out.left, place+"@"+d+": "+why)
 	}
@@ -746,6 +756,9 @@ func (r *pruning) record(ctx context.Context, a inventory.Artifact, place string
 	}
 	absent := map[string]bool{}
 	for _, x := range out.gone {
+		if out.why[x.ID] != nil {
+			continue
+		}
 		if absent[x.ID] = true; x.Kept == "" { // perhaps by our own hand
 			away[x.ID] = x
 		}

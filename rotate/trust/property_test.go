@@ -1,7 +1,9 @@
 package trust
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -416,6 +418,100 @@ func TestOrderDoesNotMatter(t *testing.T) {
 		for n, d := range w.decideAll() {
 			if d != decided[w.statements[n].Key] {
 				t.Fatalf("order moved %s from %s to %s", w.statements[n].Key, decided[w.statements[n].Key], d)
+			}
+		}
+	})
+}
+
+// TestRemovalLeavesALight takes signatures off random artifacts: only such as
+// have to go, nothing that is yet to be re-signed, and of what is deployed
+// nothing that any of its consumers needs.
+func TestRemovalLeavesALight(t *testing.T) {
+	t.Parallel()
+	property(t, func(t *rapid.T) {
+		w := drawWorld(t)
+		p := w.policy
+		q := Removal{Artifact: artifact, Decided: map[string]Outcome{}, Recalled: map[string]string{}, All: odds(t, "all", 2), AcceptDark: odds(t, "dark", 4)}
+		q.Artifact.Deployed = !odds(t, "not deployed", 4)
+		for _, st := range w.statements {
+			q.Standing = append(q.Standing, st.Signatures...)
+			if out, ok := Decide(st, w.statements, p); ok {
+				q.Decided[st.Key] = out
+			}
+		}
+		for _, s := range q.Standing {
+			if s.Signer == p.Successor && odds(t, "recalled", 3) {
+				q.Recalled[s.ID] = "it would not be done now"
+			}
+		}
+		reader := func(f inventory.Format) Reader {
+			by := one(t, "anchor", allSigners...)
+			refused := one(t, "refused", "", "s0", "s1", "s2")
+			return Reader{Name: string(f), Reads: f, Ours: odds(t, "ours", 2), Trusts: func(s inventory.Signature) bool { return s.Signer == by },
+				Accepts: func(s inventory.Signature) error {
+					if s.ID == refused {
+						return errors.New("refused")
+					}
+					return nil
+				}}
+		}
+		for _, f := range []inventory.Format{inventory.Legacy, inventory.Bundle} {
+			if !odds(t, "no consumer", 3) {
+				q.Readers = append(q.Readers, reader(f))
+			}
+		}
+		q.Otherwise = reader("")
+		q.Ever = q.Standing
+
+		gone := map[string]Removed{}
+		for _, x := range p.Remove(q) {
+			if x.Kept == "" {
+				gone[x.ID] = x
+			}
+		}
+		var left []inventory.Signature
+		for _, s := range q.Standing {
+			x, away := gone[s.ID]
+			if !away {
+				left = append(left, s)
+				continue
+			}
+			if _, recalled := q.Recalled[s.ID]; recalled {
+				continue
+			}
+			if v := Judge(s, p.Incidents, p.Skew).Verdict; !p.Replaces(s) || !q.All && v != Inside && v != Unproven {
+				t.Fatalf("%s (%s) is taken away as %s", s.ID, v, x.Cause)
+			}
+		}
+		if len(gone) == 0 {
+			return
+		}
+		beside := inventory.Statements(q.Artifact, left)
+		for key, was := range q.Decided {
+			touched := slices.ContainsFunc(slices.Collect(maps.Values(gone)), func(x Removed) bool { return x.StatementKey() == key })
+			if was.Decision != Resign || !touched {
+				continue
+			}
+			at := slices.IndexFunc(beside, func(st inventory.Statement) bool { return st.Key == key })
+			if at < 0 {
+				t.Fatalf("nothing is left of %s, which is to be re-signed", key)
+			}
+			if now, ok := Decide(beside[at], beside, p); !ok || Compare(now.Decision, Resign) < 0 {
+				t.Fatalf("%s was to be re-signed and is now %s", key, now.Decision)
+			}
+		}
+		image := q.Decided[inventory.SignPredicate].Decision
+		if _, rogue := p.Rogue[artifact.Digest]; !q.Artifact.Deployed || rogue || image == Deny || image == Hold && q.AcceptDark {
+			return
+		}
+		for _, r := range q.Readers {
+			accepted := func(on []inventory.Signature, f inventory.Format) bool {
+				return slices.ContainsFunc(on, func(s inventory.Signature) bool {
+					return s.Format == f && s.Location == "" && s.Verified && r.Trusts(s) && r.Accepts(s) == nil && s.PredicateType == inventory.SignPredicate
+				})
+			}
+			if accepted(q.Standing, r.Reads) && !accepted(left, r.Reads) {
+				t.Fatalf("the consumer of %s accepted it, and does not any more: %v", r.Reads, gone)
 			}
 		}
 	})

@@ -69,6 +69,7 @@ type pruneCase struct {
 	anchor   signer.Identity    // whom they trust; default: next
 	refuses  string             // ID of a signature that their verifier refuses all the same
 	recalled []string
+	fixed    string              // ID of one that is left alone whatever happens
 	decided  map[string]Decision // of the image and of claims by their type, where it is not what Decide says
 	dark     bool
 	all      bool
@@ -97,6 +98,9 @@ func (tc pruneCase) run(t *testing.T) {
 		if ok {
 			q.Decided[st.Key] = out
 		}
+	}
+	if tc.fixed != "" {
+		q.Fixed = map[string]string{tc.fixed: "it is left alone"}
 	}
 	for _, id := range tc.recalled {
 		q.Recalled[id] = "re-signed under a plan that would not do so now"
@@ -244,6 +248,7 @@ func pruneAttacks() []pruneCase {
 		{name: "garbage among the bundles so that the .sig seems hidden already", on: on(goodOld, garbage, goodNew), recalled: []string{"new"}, decided: hold, deployed: true, reads: both, keeps: "accept"},
 		{name: "a true bundle by a stranger so that the .sig seems hidden already", on: on(goodOld, foreign, goodNew), recalled: []string{"new"}, decided: hold, deployed: true, reads: both, keeps: "accept"},
 		{name: "garbage, and a consumer that is known to read bundles only", on: on(goodOld, garbage, goodNew), recalled: []string{"new"}, decided: hold, deployed: true, reads: bundleReader, keeps: "would accept it no more"},
+		{name: "a cover that ought to be recalled and cannot be", on: on(goodOld, rogueOld, goodNew), recalled: []string{"new"}, fixed: "new", deployed: true, reads: legacyReader, keeps: "l"},
 		{name: "a claim as cover", on: on(goodOldB, goodNewB, called("sbom", format(claim(next, "sha256:s"), inventory.Bundle))), recalled: []string{"newb"}, decided: hold, deployed: true, reads: bundleReader, keeps: "no valid image signature"},
 		{name: "a copy in the other format as cover", on: on(goodOld, goodNew, called("cover", format(sig(next), inventory.Bundle))), recalled: []string{"new"}, decided: hold, deployed: true, reads: both, keeps: "no valid image signature"},
 		{name: "it was never signed as the consumer reads, until the thief did", on: on(rogueOldB), ever: on(goodNew), decided: hold, deployed: true, reads: bundleReader, all: true, keeps: "on hold"},

@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"os"
 	"slices"
-	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -568,7 +566,7 @@ func (r *pruning) strip(ctx context.Context, a inventory.Artifact, place string,
 				}
 				return r.registry.Delete(ctx, place, h.top.Digest)
 			})
-			if !refused(err) {
+			if !errors.Is(err, registry.ErrUnsupported) {
 				return err
 			}
 		}
@@ -623,13 +621,6 @@ func (r *pruning) keep(ctx context.Context, place string, m registry.Manifest) e
 		return err
 	}
 	return r.do(ctx, "evidence", place+"@"+m.Digest, m.Raw, func() error { return nil })
-}
-
-// refused reports whether a registry does not delete at all.
-func refused(err error) bool {
-	var e *registry.Error
-	return errors.Is(err, registry.ErrUnsupported) || errors.As(err, &e) &&
-		(e.Status == http.StatusMethodNotAllowed || e.Status == http.StatusBadRequest && strings.HasPrefix(e.Diagnostic, "UNSUPPORTED"))
 }
 
 // protects says why a manifest must not be deleted although every signature in
@@ -732,7 +723,7 @@ func (r *pruning) sweep(ctx context.Context, a inventory.Artifact, place string,
 				return ctx.Err()
 			case errors.As(err, new(atHome)):
 				return err
-			case !refused(err):
+			case !errors.Is(err, registry.ErrUnsupported): // the next run tries again
 				for _, id := range old[d] {
 					out.why[id] = fmt.Errorf("no verifier finds it any more, but %s@%s, which holds it, could not be deleted: %w", place, d, err)
 				}

@@ -531,7 +531,7 @@ func (w *pruneWrapper) die() {
 	w.kill()
 }
 
-var errDeletesNothing = &registry.Error{Op: "delete", Status: http.StatusMethodNotAllowed}
+var errDeletesNothing = &registry.Error{Op: "delete", Status: http.StatusMethodNotAllowed, Err: registry.ErrUnsupported}
 
 func (w *pruneWrapper) PutBlob(ctx context.Context, repository string, content []byte) (d string, err error) {
 	err = w.write(ctx, "blob", inventory.Digest(content), func() error {

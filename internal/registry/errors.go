@@ -69,7 +69,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // said reports whether the status already says what Err says.
 func (e *Error) said() bool {
-	return e.Status != 0 && (e.Err == ErrNotFound || e.Err == ErrDenied)
+	return e.Status != 0 && (e.Err == ErrNotFound || e.Err == ErrDenied || e.Err == ErrUnsupported)
 }
 
 func (e *Error) where() string {
@@ -143,6 +143,8 @@ func (q request) refused(a answer, unsure bool) error {
 		e.Err = ErrDenied
 	case a.status == http.StatusNotFound && !a.isPage():
 		e.Err = ErrNotFound
+	case q.method == http.MethodDelete && (a.status == http.StatusMethodNotAllowed || a.hasCode(transport.UnsupportedErrorCode)):
+		e.Err = ErrUnsupported
 	}
 	return e.ambiguous(unsure)
 }

@@ -665,3 +665,27 @@ func TestSerialisedAttach(t *testing.T) {
 		t.Errorf("%d referrers, want 16", len(list))
 	}
 }
+
+// TestDeletionSwitchedOff tells a registry that deletes nothing from one that
+// fails, also by the words of those that answer 400.
+func TestDeletionSwitchedOff(t *testing.T) {
+	t.Parallel()
+	c, rec, _ := newTestClient(t, Options{})
+	repo := serve(t, fakeHandler(true)) + "/acme/app"
+	for name, tc := range map[string]struct {
+		status int
+		body   string
+		want   bool
+	}{
+		"405":             {http.StatusMethodNotAllowed, "", true},
+		"400 UNSUPPORTED": {http.StatusBadRequest, `{"errors":[{"code":"UNSUPPORTED","message":"no"}]}`, true},
+		"400":             {http.StatusBadRequest, `{"errors":[{"code":"DIGEST_INVALID","message":"no"}]}`, false},
+		"403":             {http.StatusForbidden, "", false},
+	} {
+		rec.inject("DELETE", 1, reply(tc.status, "application/json", tc.body))
+		err := c.Delete(t.Context(), repo, digestOf([]byte(name)))
+		if err == nil || errors.Is(err, ErrUnsupported) != tc.want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

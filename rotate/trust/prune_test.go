@@ -249,6 +249,7 @@ func pruneAttacks() []pruneCase {
 		{name: "a true bundle by a stranger so that the .sig seems hidden already", on: on(goodOld, foreign, goodNew), recalled: []string{"new"}, decided: hold, deployed: true, reads: both, keeps: "accept"},
 		{name: "garbage, and a consumer that is known to read bundles only", on: on(goodOld, garbage, goodNew), recalled: []string{"new"}, decided: hold, deployed: true, reads: bundleReader, keeps: "would accept it no more"},
 		{name: "a cover that ought to be recalled and cannot be", on: on(goodOld, rogueOld, goodNew), recalled: []string{"new"}, fixed: "new", deployed: true, reads: legacyReader, keeps: "l"},
+		{name: "a cover by the stolen signer that no scan has seen yet", on: on(rogueOld, called("rogue2", sig(thief)), goodNew), fixed: "rogue2", deployed: true, reads: legacyReader, anchor: thief, keeps: "l"},
 		{name: "a claim as cover", on: on(goodOldB, goodNewB, called("sbom", format(claim(next, "sha256:s"), inventory.Bundle))), recalled: []string{"newb"}, decided: hold, deployed: true, reads: bundleReader, keeps: "no valid image signature"},
 		{name: "a copy in the other format as cover", on: on(goodOld, goodNew, called("cover", format(sig(next), inventory.Bundle))), recalled: []string{"new"}, decided: hold, deployed: true, reads: both, keeps: "no valid image signature"},
 		{name: "it was never signed as the consumer reads, until the thief did", on: on(rogueOldB), ever: on(goodNew), decided: hold, deployed: true, reads: bundleReader, all: true, keeps: "on hold"},

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -23,6 +24,11 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/sigstore/cosign/v2/pkg/cosign"
+	"github.com/sigstore/cosign/v2/pkg/oci"
+	"github.com/sigstore/sigstore-go/pkg/root"
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
+	"github.com/sigstore/sigstore/pkg/signature"
 
 	"github.com/reseal/reseal/internal/registry"
 	"github.com/reseal/reseal/internal/sandbox"
@@ -91,6 +97,7 @@ func TestScripts(t *testing.T) {
 			"vault":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).rotate(ts, args) },
 			"blob":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).signBlob(ts, args) },
 			"lose":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).lose(ts, args) },
+			"cosign":   cosignVerify,
 			"records":  writeRecords,
 			"stranger": verifyPack,
 			"exits":    checkExit,
@@ -316,6 +323,32 @@ func verifyPack(ts *testscript.TestScript, _ bool, args []string) {
 	out, err := cmd.CombinedOutput()
 	ts.Logf("%s", out)
 	ts.Check(err)
+}
+
+// cosign KEY COUNT REFERENCE: checks how many signatures of an image by a key
+// cosign's own library accepts, as "cosign verify --offline
+// --insecure-ignore-tlog" uses it: the bundles if there are any, or else the
+// ".sig".
+func cosignVerify(ts *testscript.TestScript, _ bool, args []string) {
+	ctx, ref := context.Background(), reference(ts, args[2])
+	key, err := cryptoutils.UnmarshalPEMToPublicKey([]byte(ts.ReadFile(args[0])))
+	ts.Check(err)
+	verifier, err := signature.LoadVerifier(key, crypto.SHA256)
+	ts.Check(err)
+	material, err := root.NewTrustedRootFromPath(ts.MkAbs("root.json"))
+	ts.Check(err)
+	o := &cosign.CheckOpts{SigVerifier: verifier, TrustedMaterial: material, Offline: true, IgnoreSCT: true, IgnoreTlog: true, ClaimVerifier: cosign.SimpleClaimVerifier}
+	var accepted []oci.Signature
+	if bundles, _, listErr := cosign.GetBundles(ctx, ref, o); listErr == nil && len(bundles) > 0 {
+		o.NewBundleFormat, o.ClaimVerifier = true, cosign.IntotoSubjectClaimVerifier
+		accepted, _, err = cosign.VerifyImageAttestations(ctx, ref, o)
+	} else {
+		accepted, _, err = cosign.VerifyImageSignatures(ctx, ref, o)
+	}
+	if got := strconv.Itoa(len(accepted)); got != args[1] {
+		ts.Fatalf("cosign accepts %s signatures, want %s (%v)", got, args[1], err)
+	}
+	ts.Logf("cosign accepts %d signatures", len(accepted))
 }
 
 // records FILE SIGNER (DIGEST AGO)...: writes what a CI system tells of its runs.

@@ -757,7 +757,11 @@ func (r *pruning) record(ctx context.Context, a inventory.Artifact, place string
 	if len(away)+len(absent) == 0 {
 		return nil
 	}
-	err := r.store.Update(ctx, r.by, func(tx *store.Tx) error {
+	made, err := r.store.ReissuesBySignature(ctx, slices.Collect(maps.Keys(away)))
+	if err != nil {
+		return atHome{err}
+	}
+	err = r.store.Update(ctx, r.by, func(tx *store.Tx) error {
 		var stay []string
 		for _, g := range known {
 			if _, gone := away[g.ID]; !gone && !absent[g.ID] {
@@ -767,6 +771,11 @@ func (r *pruning) record(ctx context.Context, a inventory.Artifact, place string
 		for _, id := range slices.Sorted(maps.Keys(away)) {
 			mark := PruneMark{Schema: PruneSchema, Signature: id, Artifact: a.Ref(), Format: away[id].Format, Location: away[id].Location,
 				Incident: r.permission.plan.Incident, Plan: r.permission.digest, Cause: away[id].Cause, Why: away[id].Why}
+			for _, x := range made {
+				if x.SignatureID == id && !slices.Contains(mark.Made, x.Plan) {
+					mark.Made = append(mark.Made, x.Plan)
+				}
+			}
 			body, err := canonical(mark)
 			if err != nil {
 				return err
@@ -822,10 +831,12 @@ type PruneMark struct {
 	Plan      string           `json:"plan"`
 	Cause     trust.Cause      `json:"cause"`
 	Why       string           `json:"why"`
+	Made      []string         `json:"made,omitempty"` // plans that had made it
 }
 
 // WhyPruned says why a signature was taken away on purpose, or "". What a false
-// alarm took away counts as lost.
+// alarm took away counts as lost, and so does what a later plan made again: some
+// keys sign the same twice.
 func WhyPruned(ctx context.Context, s *store.Store, incidents []Incident, signature string) (string, error) {
 	var m PruneMark
 	err := load(ctx, s, store.KindPruned, signature, &m)
@@ -836,6 +847,13 @@ func WhyPruned(ctx context.Context, s *store.Store, incidents []Incident, signat
 		return "", err
 	}
 	if slices.ContainsFunc(incidents, func(i Incident) bool { return i.ID == m.Incident && !i.counts() }) {
+		return "", nil
+	}
+	made, err := s.ReissuesBySignature(ctx, []string{signature})
+	if err != nil {
+		return "", err
+	}
+	if slices.ContainsFunc(made, func(x store.Reissue) bool { return x.Content != "" && !slices.Contains(m.Made, x.Plan) }) {
 		return "", nil
 	}
 	return fmt.Sprintf("taken away under plan %s: %s", m.Plan, m.Why), nil

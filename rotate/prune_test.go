@@ -473,6 +473,47 @@ func TestPrune(t *testing.T) {
 	}
 }
 
+// TestWhyPruned is about what may be put back after all: what a false alarm took
+// away, and what a later plan made again to the byte.
+func TestWhyPruned(t *testing.T) {
+	t.Parallel()
+	g := newGrove(t)
+	c := g.newCase(t, true)
+	_, recalled, rogue := c.mixed(t)
+	c.pruned(t, c.client)
+	why := func(id string, change func(*Incident)) string {
+		incidents, err := Incidents(t.Context(), c.kase.Store)
+		must(t, err)
+		if change != nil {
+			change(&incidents[0])
+		}
+		why, err := WhyPruned(t.Context(), c.kase.Store, incidents, id)
+		must(t, err)
+		return why
+	}
+	for id, s := range rogue {
+		if !strings.Contains(why(id, nil), c.permit.Digest()) {
+			t.Errorf("%s: %q, want the plan", id, why(id, nil))
+		}
+		wantEqual(t, "after a false alarm", why(id, func(i *Incident) { i.State = Withdrawn }), "")
+		wantEqual(t, "another incident's false alarm", why(id, func(i *Incident) { i.ID, i.State = "INC-2", Withdrawn }) != "", true)
+		if s.Digest != recalled.DigestStr() {
+			continue
+		}
+		again := func(plan, content string) {
+			c.update(t, func(tx *store.Tx) error {
+				tx.Record(journal.Draft{Action: "resign.done", Subject: id})
+				return tx.PutReissue(t.Context(), store.Reissue{Plan: plan, Seq: 9, Format: s.Format, State: "done", Content: content, SignatureID: id})
+			})
+		}
+		again("found by another plan", "")
+		wantEqual(t, "found there by another plan", why(id, nil) != "", true)
+		again("made by another plan", s.Content)
+		wantEqual(t, "made again", why(id, nil), "")
+	}
+	wantEqual(t, "never pruned", why("unknown", nil), "")
+}
+
 // quietWorld is a world in which nothing is left to do.
 type quietWorld struct{}
 

@@ -74,7 +74,7 @@ func (a *App) Restore(ctx context.Context, o RestoreOptions, apply bool, progres
 func (a *App) leftOut(ctx context.Context, incidents []rotate.Incident) func(inventory.Signature) string {
 	suspect := suspect(rotate.Rules(incidents))
 	return func(g inventory.Signature) string {
-		if why := suspect(g); why != "" || !g.Gone {
+		if why := suspect(g); why != "" {
 			return why
 		}
 		why, err := rotate.WhyPruned(ctx, a.store, incidents, g.ID)

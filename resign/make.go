@@ -141,6 +141,9 @@ func (r *run) makeAll(ctx context.Context, units []*unit, contents [][]byte) err
 			if err != nil && gctx.Err() != nil {
 				return gctx.Err()
 			}
+			if errors.As(err, new(stopped)) {
+				return err
+			}
 			u.err = err
 			return nil
 		})
@@ -157,7 +160,7 @@ func (r *run) makeOne(ctx context.Context, u *unit, b *batch) (content []byte, e
 		} else {
 			content, err = r.make(ctx, u, []string{u.Digest})
 		}
-		if err == nil || ctx.Err() != nil || r.Services.None() {
+		if err == nil || ctx.Err() != nil || r.Services.None() || errors.As(err, new(stopped)) {
 			return content, err
 		}
 	}
@@ -302,7 +305,7 @@ func (r *run) make(ctx context.Context, u *unit, digests []string) ([]byte, erro
 // bundle signs, and asks for proofs. The credential is asked for last, after
 // all waiting: a certificate does not live long.
 func (r *run) bundle(ctx context.Context, content sign.Content, stamps []*sign.TimestampAuthority, logs []services.Log) (*protobundle.Bundle, signer.Credential, error) {
-	if err := ctx.Err(); err != nil {
+	if err := r.fence(ctx); err != nil {
 		return nil, signer.Credential{}, err
 	}
 	// Once begun it is brought to an end, if that does not take long: the key is

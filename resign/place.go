@@ -178,7 +178,7 @@ func (r *run) publish(ctx context.Context, p *place) error {
 			}
 		}
 		if err := r.fence(ctx); err != nil {
-			return stopped{err}
+			return err
 		}
 		if err := r.write(ctx, p); err != nil {
 			return err
@@ -191,11 +191,6 @@ func (r *run) publish(ctx context.Context, p *place) error {
 	}
 	return nil
 }
-
-// stopped is why the whole run has to stop.
-type stopped struct{ error }
-
-func (s stopped) Unwrap() error { return s.error }
 
 func pause(ctx context.Context, d time.Duration) error {
 	select {
@@ -410,6 +405,9 @@ func (r *run) attach(ctx context.Context, p *place, base *base, units []*unit) e
 		if err != nil {
 			return err
 		}
+		if err := r.fence(ctx); err != nil {
+			return err
+		}
 		_, listed, err := r.Registry.PutManifest(ctx, p.Repository, entry.Digest.String(), string(types.OCIManifestSchema1), manifest)
 		if err != nil {
 			return err
@@ -420,6 +418,11 @@ func (r *run) attach(ctx context.Context, p *place, base *base, units []*unit) e
 		}
 	}
 	if len(unlisted) > 0 {
+		// Whoever had these items meanwhile may have added some that are not in the
+		// list.
+		if err := r.fence(ctx); err != nil {
+			return err
+		}
 		if err := r.Registry.Extend(ctx, p.Repository, p.Digest, base.list, unlisted...); err != nil {
 			return err
 		}
@@ -500,6 +503,9 @@ func (r *run) append(ctx context.Context, p *place, base *base, units []*unit) e
 	}
 	raw, err := json.Marshal(image)
 	if err != nil {
+		return err
+	}
+	if err := r.fence(ctx); err != nil { // as in attach
 		return err
 	}
 	digest, _, err := r.Registry.PutManifest(ctx, p.Repository, tag, string(image.MediaType), raw)

@@ -119,11 +119,13 @@ type Engine struct {
 	Progress func(done int64, r Result) // done counts the units worked through
 	Failed   func(Failure)              // told of every unit that is held or failed; may be nil
 
-	// Fence says whether this engine may still write, and is asked before
-	// anything is signed or published. Guard is the same within the transaction
-	// that persists what was done. nil: always.
-	Fence func(context.Context) error
-	Guard func(context.Context, *store.Tx) error
+	// Fence and Hold let only one of several engines work on some items; nil:
+	// there is no other. An error of theirs stops the run: it is no failure of a
+	// unit, and nothing more is recorded. Fence is called before the key is used
+	// and before each write to a registry, so it must be cheap. Hold is called
+	// first in every transaction that records something.
+	Fence func(ctx context.Context) error
+	Hold  func(ctx context.Context, tx *store.Tx) error
 }
 
 const (
@@ -375,7 +377,7 @@ func (r *run) each(ctx context.Context, artifacts [][]*place, do func(context.Co
 					if gctx.Err() != nil {
 						return gctx.Err()
 					}
-					if errors.As(err, &stopped{}) {
+					if errors.As(err, new(stopped)) {
 						return err
 					}
 					p.fail(err)
@@ -387,20 +389,31 @@ func (r *run) each(ctx context.Context, artifacts [][]*place, do func(context.Co
 	return g.Wait()
 }
 
+// stopped is why the whole run has to stop.
+type stopped struct{ error }
+
+func (s stopped) Unwrap() error { return s.error }
+
 // fence asks whether this engine may still act.
 func (r *run) fence(ctx context.Context) error {
-	if err := ctx.Err(); err != nil || r.Fence == nil {
-		return err
+	if err := ctx.Err(); err != nil {
+		return stopped{err}
 	}
-	return r.Fence(ctx)
+	if r.Fence == nil {
+		return nil
+	}
+	if err := r.Fence(ctx); err != nil {
+		return stopped{err}
+	}
+	return nil
 }
 
-// update is Store.Update, as long as this engine may still act.
+// update records something, unless another engine has the items.
 func (r *run) update(ctx context.Context, fn func(*store.Tx) error) error {
 	return r.Store.Update(ctx, r.By, func(tx *store.Tx) error {
-		if r.Guard != nil {
-			if err := r.Guard(ctx, tx); err != nil {
-				return err
+		if r.Hold != nil {
+			if err := r.Hold(ctx, tx); err != nil {
+				return stopped{err}
 			}
 		}
 		return fn(tx)

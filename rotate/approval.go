@@ -321,6 +321,17 @@ func Permit(ctx context.Context, s *store.Store, judge Judge, digest string, now
 	if err != nil {
 		return Permission{}, err
 	}
+	return Permission{plan: p, digest: digest, totals: t}.Again(ctx, s, judge, now)
+}
+
+// Again checks anew what Permit checks, but for the lines of the plan, which are
+// read once: the time, the incidents, who may approve and every signature of
+// those who did.
+func (p Permission) Again(ctx context.Context, s *store.Store, judge Judge, now time.Time) (Permission, error) {
+	return permit(ctx, s, judge, p.plan, p.totals, p.digest, now)
+}
+
+func permit(ctx context.Context, s *store.Store, judge Judge, p Plan, t Totals, digest string, now time.Time) (Permission, error) {
 	set, incidents, err := people(ctx, s)
 	if err != nil {
 		return Permission{}, err

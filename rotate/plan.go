@@ -416,6 +416,13 @@ func loadHeader(ctx context.Context, s *store.Store, digest string) (p Plan, err
 	return p, nil
 }
 
+// NewSigner returns who re-signs by a plan, without checking that the plan is
+// whole.
+func NewSigner(ctx context.Context, s *store.Store, digest string) (signer.Identity, error) {
+	p, err := loadHeader(ctx, s, digest)
+	return p.NewSigner, err
+}
+
 // Lines yields the lines that a plan's digest is made of, each to be followed by
 // a newline: its header, every item, its totals.
 func Lines(ctx context.Context, s *store.Store, digest string) iter.Seq2[[]byte, error] {
@@ -454,6 +461,23 @@ func ItemPage(ctx context.Context, s *store.Store, digest string, d trust.Decisi
 	err := eachItem(ctx, s, digest, d, after, func(i Item) (bool, error) {
 		items = append(items, i)
 		return len(items) < limit, nil
+	})
+	return items, err
+}
+
+// ItemRange returns the items of one decision among the lines from first to
+// last, both included.
+func ItemRange(ctx context.Context, s *store.Store, digest string, d trust.Decision, first, last int64) ([]Item, error) {
+	var items []Item
+	err := eachLine(ctx, s, digest, first-1, func(line []byte) (bool, error) {
+		var i Item
+		if err := json.Unmarshal(line, &i); err != nil {
+			return false, fmt.Errorf("plan %s: %w", digest, err)
+		}
+		if i.Seq <= last && i.Decision == d {
+			items = append(items, i)
+		}
+		return i.Seq < last, nil
 	})
 	return items, err
 }

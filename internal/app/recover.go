@@ -206,6 +206,7 @@ type ResignOptions struct {
 	Parallel int     // artifacts published at once
 	Rate     float64 // signatures a second; 0: no limit
 	Only     Selection
+	Lease    time.Duration // on shards; default DefaultLease
 	Progress func(done int64, r resign.Result)
 	Failed   func(resign.Failure)
 }
@@ -239,23 +240,40 @@ type Selection struct {
 	Repositories []string // only these, or with a * at the end all that start so; none: all
 }
 
-// takes reports whether an item is selected. What is selected follows from the
-// plan alone.
-func (o Selection) takes(i rotate.Item) bool {
-	if o.Deployed && !i.Deployed {
-		return false
-	}
-	return len(o.Repositories) == 0 || slices.ContainsFunc(o.Repositories, func(want string) bool {
+// of returns which shards of a plan are selected.
+func (o Selection) of(shards []store.Shard) (store.ShardSelection, error) {
+	out := store.ShardSelection{Deployed: o.Deployed}
+	for _, want := range o.Repositories {
 		prefix, pattern := strings.CutSuffix(want, "*")
-		return want == i.Repository || pattern && strings.HasPrefix(i.Repository, prefix)
-	})
+		found := false
+		for _, s := range shards {
+			if want != s.Repository && !(pattern && strings.HasPrefix(s.Repository, prefix)) {
+				continue
+			}
+			if found = true; !slices.Contains(out.Repositories, s.Repository) {
+				out.Repositories = append(out.Repositories, s.Repository)
+			}
+		}
+		if !found {
+			return out, fmt.Errorf("the plan re-signs nothing in %q: \"reseal incident show\" lists what it re-signs", want)
+		}
+	}
+	return out, nil
 }
 
 // ToResign counts the signatures that re-signing a part of a plan makes.
 func (a *App) ToResign(ctx context.Context, plan string, only Selection) (n int64, err error) {
+	shards, err := rotate.Shards(ctx, a.store, plan, rotate.Totals{})
+	if err != nil {
+		return 0, err
+	}
+	sel, err := only.of(shards)
+	if err != nil {
+		return 0, err
+	}
 	left := only.Limit
 	err = rotate.Items(ctx, a.store, plan, trust.Resign, func(i rotate.Item) error {
-		if !only.takes(i) || only.Limit > 0 && left == 0 {
+		if !sel.Has(store.Shard{Repository: i.Repository, Deployed: i.Deployed}) || only.Limit > 0 && left == 0 {
 			return nil
 		}
 		left--
@@ -279,36 +297,37 @@ type Resigned struct {
 	BreakGlass *rotate.BreakGlass `json:"break_glass,omitempty"` // it was done on one person's word
 }
 
-// Resign carries out what an approved plan decided to re-sign.
+// Resign carries out what an approved plan decided to re-sign. Any number of
+// processes may do so at once with one database: each takes shards of the plan.
 func (a *App) Resign(ctx context.Context, o ResignOptions) (Resigned, error) {
 	p, err := a.permit(ctx, o.Plan)
 	if err != nil {
 		return Resigned{}, err
 	}
-	if o.Signer.Identity() != p.Plan().NewSigner {
-		return Resigned{}, fmt.Errorf("the plan names %s as the new signer, the one given is %s", p.Plan().NewSigner, o.Signer.Identity())
+	if err := checkSignerOf(p, o.Signer); err != nil {
+		return Resigned{}, err
 	}
 	if err := rotate.CheckLimits(ctx, a.store, p.Plan(), p.Totals()); err != nil {
 		return Resigned{}, err
 	}
-	if o.Apply {
-		// Two processes carrying out one plan would each see that nothing is
-		// signed yet.
-		wait, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		release, err := durable.Lock(wait, filepath.Dir(a.options.Database))
-		if err != nil {
-			return Resigned{}, fmt.Errorf("another reseal is re-signing with this database: %w", err)
-		}
-		defer release()
-	}
-	e := resign.Engine{Registry: a.registry(o.Apply), Store: a.store, Signer: o.Signer, Services: o.Services, Root: a.root, Plan: p.Digest(),
-		Apply: o.Apply, Batch: o.Batch, By: a.by("re-sign for %s", p.Plan().Incident), Parallel: o.Parallel, Rate: rate.Limit(o.Rate),
-		Progress: o.Progress, Failed: o.Failed}
+	e := a.engine(p, o)
 	out := Resigned{Incident: p.Plan().Incident, Plan: p.Digest(), Applied: o.Apply, BreakGlass: p.BreakGlass(),
 		Denied: p.Totals().Decisions[trust.Deny], OnHold: p.Totals().Decisions[trust.Hold]}
 	before, start := a.Requests(), time.Now()
-	out.Result, err = e.Run(ctx, &approved{store: a.store, permission: p, only: o.Only})
+	shards, err := rotate.Shards(ctx, a.store, p.Digest(), p.Totals())
+	if err != nil {
+		return out, err
+	}
+	sel, err := o.Only.of(shards)
+	switch {
+	case err != nil:
+		return out, err
+	case o.Apply:
+		out.Result, err = a.share(ctx, p, e, shards, sel, o)
+	default:
+		shards = slices.DeleteFunc(shards, func(s store.Shard) bool { return !sel.Has(s) })
+		out.Result, err = e.Run(ctx, &approved{store: a.store, permission: p, shards: shards, limit: o.Only.Limit})
+	}
 	out.Requests, out.DurationSeconds = a.Requests()-before, time.Since(start).Seconds()
 	if err == nil && out.Failed+out.Held > 0 {
 		err = fmt.Errorf("%d signatures failed and %d are held back: run it again to resume, or make a new plan for what is held", out.Failed, out.Held)
@@ -316,13 +335,33 @@ func (a *App) Resign(ctx context.Context, o ResignOptions) (Resigned, error) {
 	return out, err
 }
 
-// approved gives the re-signing engine the items of an approved plan.
+// checkSignerOf refuses a signer that is not the one a plan was approved with.
+func checkSignerOf(p rotate.Permission, s signer.Source) error {
+	if s.Identity() != p.Plan().NewSigner {
+		return fmt.Errorf("the plan names %s as the new signer, the one given is %s", p.Plan().NewSigner, s.Identity())
+	}
+	return nil
+}
+
+// engine returns what carries out an approved plan.
+func (a *App) engine(p rotate.Permission, o ResignOptions) resign.Engine {
+	return resign.Engine{Registry: a.registry(o.Apply), Store: a.store, Signer: o.Signer, Services: o.Services, Root: a.root, Plan: p.Digest(),
+		Apply: o.Apply, Batch: o.Batch, By: a.by("re-sign for %s", p.Plan().Incident), Parallel: o.Parallel, Rate: rate.Limit(o.Rate),
+		Progress: o.Progress, Failed: o.Failed}
+}
+
+// approved gives the re-signing engine the items of some shards of an approved
+// plan.
 type approved struct {
 	store      *store.Store
 	permission rotate.Permission
+	shards     []store.Shard   // in order
+	drain      <-chan struct{} // closed: there are no more items; nil: never
+	limit      int64           // items at most; 0: all
+	given      int64           // so far
 	policy     trust.Policy
-	only       Selection
-	given      int64 // items so far
+	ahead      []resign.Item
+	cut        bool // there would have been more
 }
 
 // Items implements resign.Work. With each page it looks anew at what is known:
@@ -332,28 +371,36 @@ func (w *approved) Items(ctx context.Context, after int64, limit int) ([]resign.
 	if w.policy, err = w.permission.Current(ctx, w.store); err != nil {
 		return nil, err
 	}
-	if w.only.Limit > 0 {
-		limit = int(min(int64(limit), w.only.Limit-w.given))
-	}
-	var out []resign.Item
-	for len(out) < limit {
-		items, err := rotate.ItemPage(ctx, w.store, w.permission.Digest(), trust.Resign, after, limit-len(out))
-		if err != nil || len(items) == 0 {
-			return out, err
+	for len(w.ahead) < limit && len(w.shards) > 0 {
+		s := w.shards[0]
+		w.shards = w.shards[1:]
+		items, err := rotate.ItemRange(ctx, w.store, w.permission.Digest(), trust.Resign, s.First, s.Last)
+		if err != nil {
+			return nil, err
 		}
 		for _, i := range items {
-			after = i.Seq
-			if w.only.takes(i) {
-				out = append(out, toResign(i))
-			}
+			w.ahead = append(w.ahead, itemOf(i))
 		}
 	}
-	w.given += int64(len(out))
-	return out, nil
+	w.ahead = slices.DeleteFunc(w.ahead, func(i resign.Item) bool { return i.Seq <= after })
+	page := slices.Clip(w.ahead[:min(limit, len(w.ahead))])
+	select {
+	case <-w.drain:
+		w.cut = len(page) > 0
+		return nil, nil
+	default:
+	}
+	if w.limit > 0 && w.given+int64(len(page)) > w.limit {
+		w.cut = true
+		page = slices.Clip(page[:w.limit-w.given])
+	}
+	w.given += int64(len(page))
+	w.ahead = w.ahead[len(page):]
+	return page, nil
 }
 
-// toResign gives the engine what it needs of an item.
-func toResign(i rotate.Item) resign.Item {
+// itemOf gives the engine what it needs of an item.
+func itemOf(i rotate.Item) resign.Item {
 	r := resign.Item{Seq: i.Seq, Repository: i.Repository, Digest: i.Digest, MediaType: i.MediaType, Size: i.Size,
 		PredicateType: i.PredicateType(), StatementKey: i.Statement, Formats: i.Formats}
 	for _, g := range i.Signatures {

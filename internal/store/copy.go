@@ -19,7 +19,7 @@ import (
 
 // tables are all tables, those that others refer to first.
 var tables = []string{"signers", "artifacts", "tags", "signatures", "bounds", "copies", "renamed", "problems", "scans", "records",
-	"vault", "documents", "plan_items", "reissues", "journal", "journal_hashes"}
+	"vault", "documents", "plan_items", "reissues", "shards", "journal", "journal_hashes"}
 
 // CopyTo copies the whole database, as it is at one moment and while others
 // work with it, to another location: a file that does not exist, or the

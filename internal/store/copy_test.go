@@ -50,8 +50,8 @@ func everything(t *testing.T, s *Store) {
 	sc := begin(t, s, repo)
 	list(t, s, sc, "listed", "sha256-"+strings.Repeat("a", 64)+".sig")
 	do(t, s, func(tx *Tx) error {
-		tx.Record(journal.Draft{Action: "test"})
-		return errors.Join(tx.PutSignature(ctx, g), tx.KeepSignatures(ctx, g.Repository, g.Digest, "", inventory.Formats(), []string{g.ID}), tx.SetDeployed(ctx, repo, digest(2)),
+		_, err := tx.StartShards(ctx, "p", []Shard{{Plan: "p", N: 1, Repository: repo, First: 1, Last: 1, Items: 1, Units: 1}}, ShardSelection{}, false)
+		return errors.Join(err, tx.PutSignature(ctx, g), tx.KeepSignatures(ctx, g.Repository, g.Digest, "", inventory.Formats(), []string{g.ID}), tx.SetDeployed(ctx, repo, digest(2)),
 			tx.PutProblem(ctx, inventory.Problem{Repository: repo, Reference: "v1", Problem: "it is broken"}), tx.PutReferrers(ctx, sc, digest(1), "fingerprint"),
 			tx.PutRecord(ctx, inventory.Record{ID: "r", Source: "ci", By: key(1).ID(), Kind: inventory.RecordCI, Time: start, Failed: true}),
 			tx.PutDocument(ctx, KindIncident, "I-1", "incident.opened", []byte(`{"a":"ü"}`)), tx.AddPlanItem(ctx, "p", 1, []byte("line")),

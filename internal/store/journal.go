@@ -26,13 +26,13 @@ func (s *Store) Update(ctx context.Context, by journal.Author, fn func(*Tx) erro
 	if err := by.Check(); err != nil {
 		return err
 	}
-	sqlTx, release, err := s.begin(ctx)
+	sqlTx, conn, release, err := s.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
 	defer func() { _ = sqlTx.Rollback() }() // after a commit it does nothing; a panic in fn must not keep the writer
-	tx := &Tx{tx: sqlTx, store: s, by: by, now: s.now().UTC().Truncate(time.Second), prepared: map[string]*sql.Stmt{}, observed: map[string]bool{}}
+	tx := &Tx{tx: sqlTx, conn: conn, store: s, by: by, now: s.now().UTC().Truncate(time.Second), prepared: map[string]*sql.Stmt{}, observed: map[string]bool{}}
 	if err := tx.run(ctx, fn); err != nil {
 		return err
 	}
@@ -49,6 +49,7 @@ func (s *Store) Update(ctx context.Context, by journal.Author, fn func(*Tx) erro
 // Tx is a write transaction in which everything changed is journaled.
 type Tx struct {
 	tx    *sql.Tx
+	conn  *sql.Conn // with PostgreSQL
 	store *Store
 	by    journal.Author
 	now   time.Time

@@ -129,10 +129,10 @@ type Reissue struct {
 
 // PutReissue keeps the state of a reissue.
 func (t *Tx) PutReissue(ctx context.Context, r Reissue) error {
-	_, err := t.exec(ctx, `INSERT INTO reissues (plan, seq, format, state, content, signature_id, why) VALUES ($1, $2, $3, $4, $5, $6, $7)
+	_, err := t.exec(ctx, `INSERT INTO reissues (plan, seq, format, state, content, signature_id, why, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 		ON CONFLICT (plan, seq, format) DO UPDATE SET state = excluded.state, content = excluded.content,
-			signature_id = excluded.signature_id, why = excluded.why`,
-		r.Plan, r.Seq, r.Format, r.State, r.Content, r.SignatureID, r.Why)
+			signature_id = excluded.signature_id, why = excluded.why, at = excluded.at`,
+		r.Plan, r.Seq, r.Format, r.State, r.Content, r.SignatureID, r.Why, t.now.Unix())
 	return err
 }
 

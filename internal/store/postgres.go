@@ -89,6 +89,34 @@ func (s *Store) connectPostgres(ctx context.Context, location string) error {
 	return errors.Join(err, s.read.Close(), s.write.Close())
 }
 
+// ErrNotPostgres is returned for what only PostgreSQL can do.
+var ErrNotPostgres = errors.New("the database is a file: several machines share one in PostgreSQL (\"reseal db backup URL\" copies this one there, --db URL works with it)")
+
+// Postgres runs fn within this transaction, as pgx knows it, for a queue that
+// keeps its jobs in the same database: what fn does is committed together with
+// the rest or not at all. It is no way around the journal: fn must not touch a
+// table of reseal's. Where the database is not PostgreSQL it returns
+// ErrNotPostgres.
+func (t *Tx) Postgres(fn func(pgx.Tx) error) error {
+	if t.conn == nil {
+		return ErrNotPostgres
+	}
+	return t.conn.Raw(func(c any) error { return fn(sharedTx{c.(*stdlib.Conn).Conn()}) })
+}
+
+type connection = pgx.Conn
+
+// sharedTx is a transaction that Update alone begins and ends.
+type sharedTx struct{ *connection }
+
+var errShared = errors.New("database: the transaction is not for its user to begin or end")
+
+func (t sharedTx) Begin(context.Context) (pgx.Tx, error) { return nil, errShared }
+func (t sharedTx) Commit(context.Context) error          { return errShared }
+func (t sharedTx) Rollback(context.Context) error        { return errShared }
+func (t sharedTx) LargeObjects() pgx.LargeObjects        { return pgx.LargeObjects{} }
+func (t sharedTx) Conn() *pgx.Conn                       { return t.connection }
+
 func missingTable(err error) bool {
 	var e *pgconn.PgError
 	return errors.As(err, &e) && e.Code == "42P01"

@@ -239,9 +239,9 @@ func TestMigrate(t *testing.T) {
 		must(t, err)
 		old := inventory.Record{ID: "old", Source: "ci", Kind: inventory.RecordCI, Time: start}
 		do(t, s, func(tx *Tx) error { return tx.PutRecord(ctx, old) })
-		downgrade := []string{`ALTER TABLE records DROP COLUMN signed_by`, `DROP TABLE renamed`, `PRAGMA user_version = 1`}
+		downgrade := []string{`ALTER TABLE records DROP COLUMN signed_by`, `DROP TABLE renamed`, `DROP TABLE shards`, `ALTER TABLE reissues DROP COLUMN at`, `PRAGMA user_version = 1`}
 		if s.postgres {
-			downgrade[2] = `DELETE FROM reseal_schema WHERE version > 1`
+			downgrade[len(downgrade)-1] = `DELETE FROM reseal_schema WHERE version > 1`
 		}
 		for _, statement := range downgrade {
 			_, err := s.write.ExecContext(ctx, statement)

@@ -127,15 +127,14 @@ func (s *Store) remember(ids map[string]bool) {
 }
 
 // begin starts the one write transaction there is at a time. release is called
-// when it is over.
-func (s *Store) begin(ctx context.Context) (tx *sql.Tx, release func(), err error) {
+// when it is over. conn is its connection, with PostgreSQL.
+func (s *Store) begin(ctx context.Context) (tx *sql.Tx, conn *sql.Conn, release func(), err error) {
 	if !s.postgres {
 		tx, err = s.write.BeginTx(ctx, nil)
-		return tx, func() {}, failed(err)
+		return tx, nil, func() {}, failed(err)
 	}
-	conn, err := s.write.Conn(ctx)
-	if err != nil {
-		return nil, nil, failed(err)
+	if conn, err = s.write.Conn(ctx); err != nil {
+		return nil, nil, nil, failed(err)
 	}
 	release = func() { _ = conn.Close() }
 	// A transaction that ends with its context would end in the middle of a
@@ -149,9 +148,9 @@ func (s *Store) begin(ctx context.Context) (tx *sql.Tx, release func(), err erro
 	}
 	if err != nil {
 		release()
-		return nil, nil, failed(err)
+		return nil, nil, nil, failed(err)
 	}
-	return tx, release, nil
+	return tx, conn, release, nil
 }
 
 // ErrOutcomeUnknown is returned by Update when the connection was lost while

@@ -262,11 +262,16 @@ Example:
 			{
 				Name:  "migrate",
 				Usage: "bring the schema up to date",
-				Description: `Every command does so when it opens the database; this one does nothing else.
+				Description: `Every command does so when it opens the database; this one does nothing else. In
+PostgreSQL it also makes the tables of the workers' queue (river_*), as "resign
+--workers" does.
 
 Example:
   reseal db migrate` + exits(),
 				Action: in(func(c *cli.Context, a *app.App) error {
+					if err := a.MigrateQueue(c.Context); err != nil {
+						return err
+					}
 					version, err := a.SchemaVersion(c.Context)
 					if err != nil {
 						return err

@@ -21,7 +21,10 @@ func resignCommand(ui *ui) *cli.Command {
 		ArgsUsage: "PLAN",
 		Description: `Each statement is signed in the formats it was consumed in. Stop it whenever
 you like, or lose the machine: the same command resumes, and signs nothing
-twice.
+twice. Run on several machines at once with one PostgreSQL inventory, or several
+times on one, it shares the work. With --workers it signs nothing itself, and
+leaves the plan to "reseal worker" on any number of machines. --status tells how
+far all of them have come.
 
 Services that prove when a signature was made are named one by one or by a
 signing configuration (version 0.2). A legacy signature holds one timestamp and
@@ -35,7 +38,9 @@ Examples:
   reseal resign 3f9a2c --key next.key
   reseal resign 3f9a2c --key next.key --timestamp-server-url https://tsa.example/api/v1/timestamp --apply
   reseal resign 3f9a2c --key awskms:///alias/release-standby --apply
-  reseal resign 3f9a2c --key next.key --only-deployed --limit 10 --apply` + exits("4 the plan is not approved", "5 over a ceiling"),
+  reseal resign 3f9a2c --key next.key --only-deployed --limit 10 --apply
+  reseal resign 3f9a2c --workers --apply
+  reseal resign 3f9a2c --status` + exits("4 the plan is not approved", "5 over a ceiling"),
 		Flags: slices.Concat(signerFlags(), servicesFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "batch", Usage: "sign many images of a repository with one statement"},
 			&cli.Int64Flag{Name: "limit", Usage: "no more than `N` statements"},
@@ -43,62 +48,83 @@ Examples:
 			&cli.StringSliceFlag{Name: "repository", Usage: "only in this `REPOSITORY`; with a * at the end: in all that start so (repeat)"},
 			&cli.Float64Flag{Name: "rate", Usage: "no more than `N` signatures a second"},
 			&cli.IntFlag{Name: "parallel", Value: 8, Usage: "work on `N` artifacts at once"},
+			&cli.BoolFlag{Name: "workers", Usage: "leave it to the workers"},
+			&cli.BoolFlag{Name: "status", Usage: "tell how far it has come, and do nothing"},
 			&applyFlag,
 		}),
-		Action: withSigner(ui, func(c *cli.Context, a *app.App, who app.SignerOptions) error {
-			if c.Int64("limit") < 0 || c.Float64("rate") < 0 || c.Int("parallel") < 1 {
+		Action: func(c *cli.Context) error {
+			switch {
+			case c.Int64("limit") < 0 || c.Float64("rate") < 0 || c.Int("parallel") < 1:
 				return usageError{errors.New("--limit and --rate cannot be negative, and --parallel is at least 1")}
+			case c.Bool("status") && (c.Bool("apply") || c.Bool("workers")):
+				return usageError{errors.New("--status does nothing: leave out --apply and --workers")}
+			case c.Bool("status"):
+				return in(func(c *cli.Context, a *app.App) error { return resignStatus(c, ui, a) })(c)
+			case c.Bool("workers") && (c.String("key") != "" || c.String("fulcio-url") != ""):
+				return usageError{errors.New("--workers needs no signer here: each worker has its own")}
+			case c.Bool("workers") && c.Int64("limit") > 0:
+				return usageError{errors.New("--workers takes whole repositories: --only-deployed and --repository limit what is left to them")}
+			case c.Bool("workers"):
+				return in(func(c *cli.Context, a *app.App) error { return enqueue(c, ui, a) })(c)
 			}
-			plan := c.Args().First()
-			_, full, _, err := a.Plan(c.Context, plan)
-			if err != nil {
-				return err
-			}
-			only := app.Selection{Limit: c.Int64("limit"), Deployed: c.Bool("only-deployed"), Repositories: c.StringSlice("repository")}
-			total, err := a.ToResign(c.Context, full, only)
-			if err != nil {
-				return err
-			}
-			stamps, err := ui.services(c, a)
-			if err != nil {
-				return err
-			}
-			source, err := a.OpenSigner(c.Context, who)
-			if err != nil {
-				return err
-			}
-			p := ui.progress("signatures", total)
-			reasons := map[string]int{}
-			r, runErr := a.Resign(c.Context, app.ResignOptions{
-				Plan: full, Signer: source, Services: stamps, Apply: c.Bool("apply"), Batch: c.Bool("batch"), Parallel: c.Int("parallel"),
-				Rate: c.Float64("rate"), Only: only,
-				Progress: func(done int64, r resign.Result) {
-					p.at(done, fmt.Sprintf("%d failed, %d held", r.Failed, r.Held))
-				},
-				Failed: func(f resign.Failure) { reasons[f.Why]++ },
-			})
-			p.end()
-			if runErr != nil && r.Incident == "" {
-				return runErr
-			}
-			if wantsJSON(c) {
-				return errors.Join(ui.object("resign", r), runErr)
-			}
-			ui.brokenGlass(r.BreakGlass)
-			signed := fmt.Sprintf("%d signed", r.Signed)
-			if !r.Applied {
-				signed = fmt.Sprintf("%d to sign", r.Planned-r.Already-r.Held-r.Failed)
-			}
-			ui.printf("%d planned: %s, %d signed already, %d held back, %d failed; %d denied, %d on hold; %d requests in %s",
-				r.Planned, signed, r.Already, r.Held, r.Failed, r.Denied, r.OnHold, r.Requests,
-				time.Duration(r.DurationSeconds*float64(time.Second)).Round(time.Millisecond))
-			for _, why := range slices.SortedFunc(maps.Keys(reasons), func(a, b string) int { return reasons[b] - reasons[a] }) {
-				ui.printf("  %d times: %s", reasons[why], why)
-			}
-			ui.dryRun(r.Applied)
-			return runErr
-		}),
+			return withSigner(ui, func(c *cli.Context, a *app.App, who app.SignerOptions) error { return resignHere(c, ui, a, who) })(c)
+		},
 	}
+}
+
+// selection reads which part of a plan is to be worked on.
+func selection(c *cli.Context) app.Selection {
+	return app.Selection{Limit: c.Int64("limit"), Deployed: c.Bool("only-deployed"), Repositories: c.StringSlice("repository")}
+}
+
+// resignHere re-signs in this process.
+func resignHere(c *cli.Context, ui *ui, a *app.App, who app.SignerOptions) error {
+	_, full, _, err := a.Plan(c.Context, c.Args().First())
+	if err != nil {
+		return err
+	}
+	total, err := a.ToResign(c.Context, full, selection(c))
+	if err != nil {
+		return err
+	}
+	stamps, err := ui.services(c, a)
+	if err != nil {
+		return err
+	}
+	source, err := a.OpenSigner(c.Context, who)
+	if err != nil {
+		return err
+	}
+	p := ui.progress("signatures", total)
+	reasons := map[string]int{}
+	r, runErr := a.Resign(c.Context, app.ResignOptions{
+		Plan: full, Signer: source, Services: stamps, Apply: c.Bool("apply"), Batch: c.Bool("batch"), Parallel: c.Int("parallel"),
+		Rate: c.Float64("rate"), Only: selection(c),
+		Progress: func(done int64, r resign.Result) {
+			p.at(done, fmt.Sprintf("%d failed, %d held", r.Failed, r.Held))
+		},
+		Failed: func(f resign.Failure) { reasons[f.Why]++ },
+	})
+	p.end()
+	if runErr != nil && r.Incident == "" {
+		return runErr
+	}
+	if wantsJSON(c) {
+		return errors.Join(ui.object("resign", r), runErr)
+	}
+	ui.brokenGlass(r.BreakGlass)
+	signed := fmt.Sprintf("%d signed", r.Signed)
+	if !r.Applied {
+		signed = fmt.Sprintf("%d to sign", r.Planned-r.Already-r.Held-r.Failed)
+	}
+	ui.printf("%d planned: %s, %d signed already, %d held back, %d failed; %d denied, %d on hold; %d requests in %s",
+		r.Planned, signed, r.Already, r.Held, r.Failed, r.Denied, r.OnHold, r.Requests,
+		time.Duration(r.DurationSeconds*float64(time.Second)).Round(time.Millisecond))
+	for _, why := range slices.SortedFunc(maps.Keys(reasons), func(a, b string) int { return reasons[b] - reasons[a] }) {
+		ui.printf("  %d times: %s", reasons[why], why)
+	}
+	ui.dryRun(r.Applied)
+	return runErr
 }
 
 // servicesFlags name the services that give new signatures their proofs.

@@ -153,6 +153,7 @@ func (a *App) Work(ctx context.Context, o WorkOptions) (Worked, error) {
 	if err := a.MigrateQueue(ctx); err != nil {
 		return Worked{}, err
 	}
+	a.store.SetSilence(o.Lease / 2)
 	w := &worker{App: a, o: o, owner: newOwner(), permissions: map[string]rotate.Permission{}}
 	overdue, stop := context.WithCancel(ctx)
 	var g sync.WaitGroup

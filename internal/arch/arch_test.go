@@ -34,7 +34,7 @@ var layers = []struct {
 	{"acting", "the packages that do things; siblings do not know each other", []string{"rotate", "resign", "tuf", "inventory/scan", "inventory/evidence", "inventory/restore", "rotate/pack"}},
 	{"rules", "pure functions: verdicts, decisions, verifier files", []string{"rotate/trust", "rotate/emit"}},
 	{"verification", "stored signatures become evidence", []string{"verify"}},
-	{"adapters", "the world outside, one package each", []string{"internal/store", "internal/registry", "internal/web", "internal/sandbox", "internal/keyfile", "internal/kms", "internal/pkcs11", "internal/keyless", "internal/services"}},
+	{"adapters", "the world outside, one package each", []string{"internal/store", "internal/registry", "internal/web", "internal/sandbox", "internal/keyfile", "internal/kms", "internal/pkcs11", "internal/keyless", "internal/services", "internal/queue"}},
 	{"plumbing", "files that survive a crash", []string{"internal/durable"}},
 	{"sources", "what other systems write becomes records, usage and anchors", []string{"inventory/records", "inventory/anchors"}},
 	{"inventory", "artifacts, signatures, statements, bounds", []string{"inventory"}},
@@ -43,12 +43,14 @@ var layers = []struct {
 
 // outside says which packages alone may use something dangerous or heavy.
 var outside = map[string][]string{
-	"database/sql":             {"internal/store"},
-	"github.com/urfave/cli/v2": {"cmd/reseal"},
-	"os/exec":                  {},
-	"net/http":                 {"internal/registry", "internal/services", "internal/keyless", "internal/sandbox", "tuf", "runbooks/drill"},
-	"os/signal":                {"cmd/reseal"},
-	"testing":                  {},
+	"database/sql":                {"internal/store"},
+	"github.com/urfave/cli/v2":    {"cmd/reseal"},
+	"github.com/riverqueue/river": {"internal/queue"},
+	"github.com/jackc/pgx/v5":     {"internal/store", "internal/queue", "internal/app"}, // the app joins the queue to the store's transactions
+	"os/exec":                     {},
+	"net/http":                    {"internal/registry", "internal/services", "internal/keyless", "internal/sandbox", "tuf", "runbooks/drill"},
+	"os/signal":                   {"cmd/reseal"},
+	"testing":                     {},
 }
 
 type source struct {

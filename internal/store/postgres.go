@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -17,8 +18,10 @@ import (
 const (
 	// lockWriters makes updates serial, as they are in SQLite. It is an advisory
 	// lock of the journal's, in whatever schema that is: a lock of the table would
-	// stop and be stopped by its maintenance.
-	lockWriters = `SELECT pg_advisory_xact_lock('journal'::regclass::oid::bigint)`
+	// stop and be stopped by its maintenance. Whoever has it, or waits for it, and
+	// is silent for too long in the middle of the transaction loses both: a machine
+	// that is paused or cut off must not stop all others.
+	lockWriters = `SELECT set_config('idle_in_transaction_session_timeout', $1, TRUE), pg_advisory_xact_lock('journal'::regclass::oid::bigint)`
 
 	// lockMigrations does it before there is a journal. The number is "reseal".
 	lockMigrations = `SELECT pg_advisory_xact_lock(125779768702316)`
@@ -30,6 +33,14 @@ const (
 	// on disk when it is answered.
 	durable = `SELECT set_config('synchronous_commit', 'on', FALSE) WHERE current_setting('synchronous_commit') = 'off'`
 )
+
+// silence is how long an update may be silent. Making a plan of a large inventory
+// reads for a while between two lines.
+const silence = 2 * time.Minute
+
+// SetSilence bounds, from the next update on, how long one may take between two
+// statements before PostgreSQL takes its process for dead and rolls it back.
+func (s *Store) SetSilence(d time.Duration) { s.silence.Store(max(d, time.Second).Milliseconds()) }
 
 func setPostgresVersion(n int) string {
 	text := fmt.Sprintf("\nINSERT INTO reseal_schema (version) VALUES (%d);", n)

@@ -363,6 +363,32 @@ func TestPostgresLost(t *testing.T) {
 	checkStore(t, s)
 }
 
+// TestPostgresSilent has a process fall silent in the middle of an update, as one
+// that is paused: the others go on, and nothing of it is recorded.
+func TestPostgresSilent(t *testing.T) {
+	t.Parallel()
+	s := createPostgres(t)
+	other, err := Open(t.Context(), locationOf(s), clock())
+	must(t, err)
+	defer other.Close()
+	s.SetSilence(0) // a second is the least
+	err = s.Update(t.Context(), by, func(tx *Tx) error {
+		if err := tx.PutDocument(t.Context(), KindPlan, "silent", "test.put", nil); err != nil {
+			return err
+		}
+		putDocument(t, other, KindPlan, "meanwhile", "")
+		return tx.PutDocument(t.Context(), KindPlan, "late", "test.put", nil)
+	})
+	if err == nil || errors.Is(err, ErrOutcomeUnknown) {
+		t.Errorf("got %v, want it known that nothing is recorded", err)
+	}
+	putDocument(t, s, KindPlan, "next", "")
+	ids, err := other.DocumentIDs(t.Context(), KindPlan, "")
+	must(t, err)
+	wantEqual(t, "documents", ids, []string{"meanwhile", "next"})
+	checkStore(t, other)
+}
+
 // TestPostgresCommitLost loses the answer to a commit, and the commit itself:
 // in both cases nobody can say whether it is recorded.
 func TestPostgresCommitLost(t *testing.T) {

@@ -14,7 +14,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -38,6 +40,8 @@ type Store struct {
 	// documents and inOneGo are how many are held against the journal at once.
 	documents int
 	inOneGo   uint64
+
+	silence atomic.Int64 // milliseconds that an update may be silent, with PostgreSQL
 
 	mu      sync.Mutex
 	signers map[string]struct{} // some of those that have a row; none ever loses it
@@ -66,6 +70,7 @@ func Open(ctx context.Context, location string, now func() time.Time) (*Store, e
 
 func connect(ctx context.Context, location string, now func() time.Time, create bool) (*Store, error) {
 	s := &Store{now: now, location: Redact(location), postgres: isPostgres(location), few: 10_000, documents: documentsAtOnce, inOneGo: inOneGo, signers: map[string]struct{}{}}
+	s.SetSilence(silence)
 	var err error
 	// What goes in and out of the vault is small; a window of a megabyte bounds
 	// the memory.
@@ -142,7 +147,7 @@ func (s *Store) begin(ctx context.Context) (tx *sql.Tx, conn *sql.Conn, release 
 	// of their own.
 	tx, err = conn.BeginTx(context.WithoutCancel(ctx), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err == nil {
-		if _, err = tx.ExecContext(ctx, lockWriters); err != nil {
+		if _, err = tx.ExecContext(ctx, lockWriters, strconv.FormatInt(s.silence.Load(), 10)); err != nil {
 			_ = tx.Rollback()
 		}
 	}

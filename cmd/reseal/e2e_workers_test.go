@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -98,7 +99,11 @@ func TestWorkers(t *testing.T) {
 	}
 	step("one was stopped, exit code 0: %s", workers(s))
 	other := w.worker("other")
-	s = at(120)
+	s = w.until("the other one works, too", func(s workerStatus) bool {
+		return slices.ContainsFunc(s.Workers, func(x struct{ Owner string }) bool {
+			return strings.Contains(x.Owner, fmt.Sprintf("/%d/", other.cmd.Process.Pid))
+		})
+	})
 	w.postgres.stop(t)
 	time.Sleep(time.Second)
 	w.postgres.start(t)

@@ -3,12 +3,12 @@ package resign
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/reseal/reseal/internal/registry"
 	"github.com/reseal/reseal/internal/store"
@@ -71,18 +71,20 @@ func (r pausedRegistry) PutBlob(ctx context.Context, repository string, content 
 	return r.Registry.PutBlob(ctx, repository, content)
 }
 
-func (r pausedRegistry) PutManifest(ctx context.Context, repository, reference, mediaType string, raw []byte) (string, bool, error) {
-	r.at("before a tag is written")
-	d, indexed, err := r.Registry.PutManifest(ctx, repository, reference, mediaType, raw)
-	r.at("after a tag is written")
-	return d, indexed, err
+func (r pausedRegistry) Listing(ctx context.Context, repository, digest string) (registry.Listing, error) {
+	r.at("before a manifest is read")
+	return r.Registry.Listing(ctx, repository, digest)
 }
 
-func (r pausedRegistry) Attach(ctx context.Context, repository string, manifest []byte, mediaType string, desc v1.Descriptor, subject string) (string, error) {
-	r.at("before a bundle is attached")
-	d, err := r.Registry.Attach(ctx, repository, manifest, mediaType, desc, subject)
-	r.at("after a bundle is attached")
-	return d, err
+func (r pausedRegistry) PutManifest(ctx context.Context, repository, reference, mediaType string, raw []byte) (string, bool, error) {
+	what := "a tag is written"
+	if strings.HasPrefix(reference, "sha256:") {
+		what = "a bundle is attached"
+	}
+	r.at("before " + what)
+	d, indexed, err := r.Registry.PutManifest(ctx, repository, reference, mediaType, raw)
+	r.at("after " + what)
+	return d, indexed, err
 }
 
 // claimed returns an engine that has claimed the one shard of the case's work.
@@ -97,7 +99,7 @@ func (k *kase) claimed(t *testing.T, owner string, lease time.Duration, reg Regi
 		t.Fatalf("%s claimed %d shards", owner, len(c.Shards))
 	}
 	e := k.engine(reg)
-	e.Signer = key
+	e.Signer = signer.Always(key)
 	e.Fence = func(ctx context.Context) error {
 		return k.Update(ctx, by, func(tx *store.Tx) error { return tx.CheckShards(ctx, c) })
 	}

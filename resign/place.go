@@ -173,7 +173,7 @@ func (r *run) publish(ctx context.Context, p *place) error {
 		}
 		if try > 1 {
 			p.contended = true
-			if err := pause(ctx, time.Duration(try)*(50*time.Millisecond+rand.N(100*time.Millisecond))); err != nil {
+			if err := wait(ctx, time.Duration(try)*(50*time.Millisecond+rand.N(100*time.Millisecond))); err != nil {
 				return err
 			}
 		}
@@ -192,7 +192,7 @@ func (r *run) publish(ctx context.Context, p *place) error {
 	return nil
 }
 
-func pause(ctx context.Context, d time.Duration) error {
+func wait(ctx context.Context, d time.Duration) error {
 	select {
 	case <-time.After(d):
 		return nil
@@ -289,7 +289,7 @@ func (r *run) published(ctx context.Context, p *place, units []*unit, there func
 // have read before we wrote and written after we read back.
 func (r *run) settle(ctx context.Context) error {
 	for round := 0; len(r.contended) > 0 && round < tries; round++ {
-		if err := pause(ctx, r.Settle); err != nil {
+		if err := wait(ctx, r.Settle); err != nil {
 			return err
 		}
 		again := r.contended

@@ -120,7 +120,7 @@ func prune(ui *ui, c *cli.Context, a *app.App, plan string) error {
 			by[i.Why] = append(by[i.Why], i)
 		}
 		for _, why := range slices.Sorted(maps.Keys(by)) {
-			ui.printf("%s, %d times: %s", list.what, len(by[why]), why)
+			ui.printf("%s, %d: %s", list.what, len(by[why]), why)
 			for n, i := range by[why] {
 				if n == maxPruneLines {
 					ui.printf("  and %d more: --json lists all", len(by[why])-n)
@@ -152,5 +152,5 @@ func pruneLine(i rotate.PruneItem) string {
 	if i.Deployed {
 		deployed = ", deployed"
 	}
-	return fmt.Sprintf("%s  %s (%s%s) of %s%s by %s", i.Cause, i.PredicateType, i.Format, at, i.Artifact, deployed, i.Signer)
+	return fmt.Sprintf("%s  %s (%s%s) by %s on %s%s", i.Cause, i.PredicateType, i.Format, at, i.Signer, i.Artifact, deployed)
 }

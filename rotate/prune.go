@@ -102,6 +102,15 @@ func Prune(ctx context.Context, s *store.Store, reg PruneRegistry, by journal.Au
 	}
 	done := int64(0)
 	err = eachArtifact(ctx, s, r.policy, func(arts []inventory.Artifact) error {
+		// Anew: what is declared, or cut over, during a long run counts from the
+		// next page on.
+		if err := r.prepare(ctx); err != nil {
+			return err
+		}
+		arts, _, err := r.concerned(ctx, arts)
+		if err != nil {
+			return err
+		}
 		for _, a := range arts {
 			some, err := r.artifact(ctx, a)
 			if err != nil {
@@ -166,6 +175,7 @@ func (r *pruning) prepare(ctx context.Context) error {
 	if r.policy, err = r.permission.counted().policy(ctx, r.store, Rules(incidents), plan.rogueNow(incidents)); err != nil {
 		return err
 	}
+	r.consumers = nil
 	for _, c := range plan.Consumers {
 		content, err := os.ReadFile(c.Anchor)
 		if err != nil {
@@ -231,7 +241,7 @@ func (r *pruning) checkCutOver(ctx context.Context) error {
 func (r *pruning) measure(ctx context.Context) (artifacts int64, err error) {
 	signatures := int64(0)
 	err = eachArtifact(ctx, r.store, r.policy, func(arts []inventory.Artifact) error {
-		all, err := r.store.SignaturesOfAll(ctx, arts)
+		arts, all, err := r.concerned(ctx, arts)
 		if err != nil {
 			return err
 		}
@@ -272,6 +282,27 @@ func (r *pruning) checkLimits(n int64) error {
 			ErrOverLimit, share*100, l.MaxShare*100)
 	}
 	return nil
+}
+
+// concerned returns those of some artifacts on which a signature stands that may
+// have to go, with what stands there as far as the inventory knows.
+func (r *pruning) concerned(ctx context.Context, arts []inventory.Artifact) (some []inventory.Artifact, standing [][]inventory.Signature, err error) {
+	all, err := r.store.SignaturesOfAll(ctx, arts)
+	if err != nil {
+		return nil, nil, err
+	}
+	own, err := r.past.made(ctx, all...)
+	if err != nil {
+		return nil, nil, err
+	}
+	for n, sigs := range all {
+		if slices.ContainsFunc(sigs, func(g inventory.Signature) bool {
+			return own[g.ID] != "" || r.policy.Replaces(g) && (r.options.All || !trust.Judge(g, r.policy.Incidents, r.policy.Skew).Verdict.Proven())
+		}) {
+			some, standing = append(some, arts[n]), append(standing, sigs)
+		}
+	}
+	return some, standing, nil
 }
 
 // decide says which signatures of an artifact are to be taken away, of those

@@ -365,6 +365,51 @@ func (c *pruneCase) deleteBlob(t testing.TB, digest string) {
 	}
 }
 
+// TestPruneElsewhere has signatures in a repository of their own
+// (COSIGN_REPOSITORY), which are nobody's last.
+func TestPruneElsewhere(t *testing.T) {
+	t.Parallel()
+	g := newGrove(t)
+	c := g.newCase(t, true)
+	ref := c.push(t, "good")
+	c.before(t, func() error { return c.grove.old.SignLegacy(t.Context(), ref, sandbox.RekorV1) })
+	must(t, errors.Join(c.grove.old.SignLegacy(t.Context(), ref, sandbox.NoProof), c.grove.next.SignLegacy(t.Context(), ref, sandbox.NoProof)))
+	elsewhere := c.repository() + "-signatures"
+	m := c.manifest(t, sig(ref))
+	var image v1.Manifest
+	must(t, json.Unmarshal(m.Raw, &image))
+	for _, l := range append(image.Layers, image.Config) {
+		content, err := c.client.Blob(t.Context(), c.repository(), l.Digest.String(), 1<<20)
+		must(t, err)
+		_, err = c.client.PutBlob(t.Context(), elsewhere, content)
+		must(t, err)
+	}
+	_, _, err := c.client.PutManifest(t.Context(), elsewhere, sig(ref), m.MediaType, m.Raw)
+	must(t, err)
+	look := func() verify.Fetched {
+		f := verify.Fetcher{Registry: c.client, Verifier: c.trust, Location: elsewhere}
+		return f.Signatures(t.Context(), verify.Subject{Repository: c.repository(), Digest: ref.DigestStr()}, verify.Everywhere)
+	}
+	c.write(t, sig(ref), rawLayers(t, m.Raw)[2:]) // here is the new signer's alone
+	c.scan(t, ref, true)
+	c.update(t, func(tx *store.Tx) (err error) {
+		for _, f := range look().Found {
+			err = errors.Join(err, tx.PutSignature(t.Context(), f.Signature))
+		}
+		return err
+	})
+	c.approvePlan(t)
+	before := look().Found
+	got := c.pruned(t, c.client)
+	if len(got.Pruned) != 1 || got.Pruned[0].Location != elsewhere || got.Pruned[0].Signature != before[1].ID {
+		t.Fatalf("pruned: %+v", got.Pruned)
+	}
+	wantEqual(t, "left there", len(look().Found), 2)
+	wantEqual(t, "left here", len(rawLayers(t, c.manifest(t, sig(ref)).Raw)), 1)
+	wantEqual(t, "again", len(c.pruned(t, c.client).Pruned), 0)
+	c.checkJournal(t)
+}
+
 // TestPruneWithoutDeletion has a registry that deletes nothing: no verifier may
 // find what had to go where that can be had, and what is left is told.
 func TestPruneWithoutDeletion(t *testing.T) {

@@ -827,7 +827,7 @@ func (r *pruning) record(ctx context.Context, a inventory.Artifact, place string
 		}
 		for _, g := range known {
 			found, ok := now.found[g.ID]
-			if !ok || found.Manifest == g.Manifest {
+			if !ok || found.Manifest == g.Manifest || cmp.Or(g.Location, g.Repository) != place {
 				continue
 			}
 			for _, content := range [][]byte{found.Content, now.raw[found.Manifest]} {

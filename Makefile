@@ -43,7 +43,7 @@ race: ## tests with the race detector
 e2e: build peers ## inventory and recover images signed by the real cosign in a real registry
 	$(GO) test -buildvcs=false -count=1 ./internal/registry
 	CGO_ENABLED=1 $(GO) test -tags pkcs11key -buildvcs=false -count=1 ./internal/pkcs11
-	$(GO) test -tags e2e -buildvcs=false -count=1 -timeout 45m -v -run 'TestInventory|TestRecovery|TestKill' ./cmd/reseal
+	$(GO) test -tags e2e -buildvcs=false -count=1 -timeout 45m -v -run 'TestInventory|TestRecovery|TestKill|TestWorkers' ./cmd/reseal
 
 bench: build peers ## benchmarks beside the peers, into bin/bench.json
 	@rm -f $(BIN)/bench.jsonl $(BIN)/bench.json

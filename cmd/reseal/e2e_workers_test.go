@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"encoding/json"
 	"errors"
@@ -26,6 +27,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/reseal/reseal/internal/registry"
@@ -35,10 +37,7 @@ import (
 	"github.com/reseal/reseal/verify"
 )
 
-const (
-	workerImages = 300
-	workerLease  = 8 * time.Second
-)
+const workerLease = 8 * time.Second
 
 // workersWorld is a sandbox whose registry answers slowly, a PostgreSQL server
 // and the commands of several machines.
@@ -63,9 +62,12 @@ func TestWorkers(t *testing.T) {
 	step := func(format string, args ...any) {
 		t.Logf("%6.1f s  %s", time.Since(begun).Seconds(), fmt.Sprintf(format, args...))
 	}
-	images := w.publish()
+	images := w.publish(300)
 	step("%d images pushed and signed by the old key", len(images))
+	w.open(images)
 	plan := w.plan(images)
+	w.fails(4, "resign", plan, "--workers", "--apply")
+	w.approve(plan)
 	step("planned and approved")
 
 	if got := w.ok("resign", plan, "--workers", "--json"); !strings.Contains(got, `"applied":false`) {
@@ -147,6 +149,91 @@ func TestWorkers(t *testing.T) {
 	}
 }
 
+// TestWorkersRefuse has a worker look itself at what it is given: whoever can
+// write to the queue cannot have anything signed that nobody approved.
+func TestWorkersRefuse(t *testing.T) {
+	w := newWorkersWorld(t)
+	images := w.publish(12)
+	w.open(images)
+	forged := w.plan(images)
+	plan := w.plan(images, "--expires", "15s")
+	w.approve(plan)
+	w.ok("resign", plan, "--workers", "--apply")
+	db, err := pgx.Connect(t.Context(), w.postgres.url)
+	w.check(err)
+	defer db.Close(context.Background()) //nolint:errcheck // the server goes anyway
+	for _, statement := range []string{
+		`INSERT INTO shards SELECT replace(plan, $1, $2), n, repository, deployed, first_seq, last_seq, items, units, state, epoch, owner, since, until, attempts, queued, again, signed, held, failed, why FROM shards WHERE plan = $1`,
+		`INSERT INTO river_job (args, kind, max_attempts, queue, state, priority) SELECT jsonb_set(args, '{plan}', to_jsonb(replace(args->>'plan', $1, $2))), kind, max_attempts, queue, 'available', priority FROM river_job WHERE args->>'plan' = $1`,
+	} {
+		_, err := db.Exec(t.Context(), statement, plan, forged)
+		w.check(err)
+	}
+	time.Sleep(15 * time.Second) // the plan that was approved is too old now
+	worker := w.worker("worker")
+	for name, refused := range map[string]string{"a job for a plan that nobody approved": forged, "a plan that expired in the queue": plan} {
+		t.Run(name, func(t *testing.T) {
+			w.made = refused
+			s := w.until("all is refused", func(s workerStatus) bool { return s.Shards.Total > 0 && s.Shards.Failed == s.Shards.Total })
+			if s.Signed+s.Already > 0 || len(s.Reasons) == 0 || !strings.Contains(s.Reasons[0].Why, "not approved") {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+	w.check(worker.cmd.Process.Signal(syscall.SIGTERM))
+	if code := worker.wait(t); code != 0 {
+		t.Errorf("exit code %d:\n%s", code, worker.log(t))
+	}
+	for _, i := range images {
+		i.want = "nothing"
+	}
+	w.invariant(images, 0)
+	w.ok("journal", "verify")
+}
+
+// TestWorkersCutOff stops a worker that has no time to end what is in flight, by
+// a second signal and by the end of its grace; another goes on from there.
+func TestWorkersCutOff(t *testing.T) {
+	w := newWorkersWorld(t)
+	images := w.publish(40)
+	w.open(images)
+	plan := w.plan(images)
+	w.approve(plan)
+	w.ok("resign", plan, "--workers", "--apply")
+	for name, stop := range map[string]func(*workerProcess){
+		"second signal": func(p *workerProcess) {
+			time.Sleep(200 * time.Millisecond)
+			w.check(p.cmd.Process.Signal(syscall.SIGINT))
+		},
+		"end of the grace": func(*workerProcess) {},
+	} {
+		w.latency.Store(int64(700 * time.Millisecond))
+		p := w.worker(name, "--grace", "1s")
+		w.until("it is at work", func(s workerStatus) bool {
+			return slices.ContainsFunc(s.Workers, func(x struct{ Owner string }) bool {
+				return strings.Contains(x.Owner, fmt.Sprintf("/%d/", p.cmd.Process.Pid))
+			})
+		})
+		time.Sleep(500 * time.Millisecond)
+		w.check(p.cmd.Process.Signal(syscall.SIGTERM))
+		stop(p)
+		if code := p.wait(t); code != 130 {
+			t.Errorf("%s: exit code %d\n%s", name, code, p.log(t))
+		}
+		if s := w.until("anything", func(workerStatus) bool { return true }); s.Shards.Running > 0 || s.Left == 0 {
+			t.Errorf("%s: %+v: its shards are not given back, or it was too quick", name, s)
+		}
+	}
+	w.latency.Store(0)
+	last := w.worker("last")
+	s := w.until("all is done", func(s workerStatus) bool { return s.Left == 0 && s.Shards.Ready+s.Shards.Running == 0 })
+	w.check(last.cmd.Process.Signal(syscall.SIGTERM))
+	if code := last.wait(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	w.invariant(images, s.Planned)
+}
+
 // workerImage is one image and what must become of it.
 type workerImage struct {
 	ref    name.Digest // in the slow registry
@@ -198,10 +285,10 @@ func (w *workersWorld) check(err error) {
 
 // publish pushes images and signs them as of three days ago, most of them with a
 // proof of that time.
-func (w *workersWorld) publish() []*workerImage {
+func (w *workersWorld) publish(n int) []*workerImage {
 	w.Clock().Rewind(time.Now().Add(-72 * time.Hour))
 	defer w.Clock().Live()
-	images := make([]*workerImage, workerImages)
+	images := make([]*workerImage, n)
 	var g errgroup.Group
 	g.SetLimit(4)
 	for n := range images {
@@ -232,7 +319,8 @@ func (w *workersWorld) publish() []*workerImage {
 	return images
 }
 
-func (w *workersWorld) plan(images []*workerImage) string {
+// open makes the home and opens the incident.
+func (w *workersWorld) open(images []*workerImage) {
 	w.check(os.WriteFile(filepath.Join(w.dir, "ci.pub"), w.actors["old"].PublicKeyPEM(), 0o644))
 	w.ok("init", "--quorum", "2", "--approver", "alice=alice.pub", "--approver", "bob=bob.pub", "--approver", "carol=carol.pub",
 		"--signer", "release=old.pub", "--standby", "next=next.pub", "--trusted-root", "root.json", "--consumer", "ci=bundle=ci.pub", "--consumer", "cluster=legacy=ci.pub")
@@ -244,7 +332,11 @@ func (w *workersWorld) plan(images []*workerImage) string {
 		}
 	}
 	w.ok(open...)
-	plan := []string{"incident", "plan", "INC-1", "--new-signer", "next", "--key", "carol.key", "--json"}
+}
+
+// plan makes a plan, which until asks for from then on.
+func (w *workersWorld) plan(images []*workerImage, flags ...string) string {
+	plan := append([]string{"incident", "plan", "INC-1", "--new-signer", "next", "--key", "carol.key", "--json"}, flags...)
 	for n := range 5 {
 		plan = append(plan, "--home-repository", fmt.Sprintf("%s/acme/app-%d", w.host, n))
 	}
@@ -262,11 +354,13 @@ func (w *workersWorld) plan(images []*workerImage) string {
 			w.Fatalf("%d statements are to %s, want %d", made.Totals.Decisions[d], d, n)
 		}
 	}
-	w.fails(4, "resign", made.Plan, "--workers", "--apply")
-	w.ok("incident", "approve", made.Plan, "--as", "alice", "--key", "alice.key")
-	w.ok("incident", "approve", made.Plan, "--as", "bob", "--key", "bob.key")
 	w.made = made.Plan
 	return made.Plan
+}
+
+func (w *workersWorld) approve(plan string) {
+	w.ok("incident", "approve", plan, "--as", "alice", "--key", "alice.key")
+	w.ok("incident", "approve", plan, "--as", "bob", "--key", "bob.key")
 }
 
 func (w *workersWorld) command(args ...string) *exec.Cmd {
@@ -303,10 +397,10 @@ type workerProcess struct {
 	exited chan struct{}
 }
 
-func (w *workersWorld) worker(name string) *workerProcess {
+func (w *workersWorld) worker(name string, flags ...string) *workerProcess {
 	w.Helper()
 	p := &workerProcess{name: name, file: filepath.Join(w.dir, name+".log"), exited: make(chan struct{}),
-		cmd: w.command("worker", "--key", "next.key", "--timestamp-server-url", w.TSAURL(), "--lease", workerLease.String())}
+		cmd: w.command(append([]string{"worker", "--key", "next.key", "--timestamp-server-url", w.TSAURL(), "--lease", workerLease.String()}, flags...)...)}
 	log, err := os.Create(p.file)
 	w.check(err)
 	defer log.Close()
@@ -351,6 +445,7 @@ type workerStatus struct {
 	Planned, Signed, Already, Held, Failed, Left int64
 	Shards                                       struct{ Total, Ready, Running, Done, Failed int64 }
 	Workers                                      []struct{ Owner string }
+	Reasons                                      []struct{ Why string }
 }
 
 // until asks for the status until it is as wanted.

@@ -1,0 +1,104 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/reseal/reseal/internal/store"
+	"github.com/reseal/reseal/journal"
+)
+
+func TestIsDead(t *testing.T) {
+	t.Parallel()
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for owner, want := range map[string]bool{
+		newOwner(): false, fmt.Sprintf("%s/%d/x", host, os.Getppid()): false,
+		fmt.Sprintf("%s/%d/x", host, gone.Process.Pid):           true,
+		fmt.Sprintf("%s-elsewhere/%d/x", host, gone.Process.Pid): false,
+		"": false, "a/b": false, host + "/none/x": false,
+	} {
+		if got := isDead(owner); got != want {
+			t.Errorf("%q is dead: %t, want %t", owner, got, want)
+		}
+	}
+}
+
+// TestLease keeps a claim beyond its lease, and tells when it was lost.
+func TestLease(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, err := store.Create(ctx, filepath.Join(t.TempDir(), "reseal.db"), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	by := journal.Author{Actor: "alice", Reason: "test"}
+	update := func(fn func(*store.Tx) error) {
+		t.Helper()
+		if err := s.Update(ctx, by, fn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	claim := func(owner string) (c store.Claim) {
+		t.Helper()
+		update(func(tx *store.Tx) (err error) {
+			c, err = tx.ClaimShards(ctx, "p", owner, 300*time.Millisecond, store.ShardSelection{}, 1)
+			return err
+		})
+		return c
+	}
+	update(func(tx *store.Tx) error {
+		_, err := tx.StartShards(ctx, "p", []store.Shard{{Plan: "p", N: 1, Repository: "r", First: 1, Last: 1, Items: 1, Units: 1}}, store.ShardSelection{}, false)
+		return err
+	})
+	l := &lease{store: s, by: by, length: 300 * time.Millisecond}
+	l.last(time.Now())
+	l.claim = claim("first")
+	kept, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.keep(kept, cancel)
+	}()
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if c := claim("second"); len(c.Shards) > 0 {
+			t.Fatal("a lease that is kept was taken over")
+		}
+	}
+	cancel(nil)
+	<-done
+
+	time.Sleep(400 * time.Millisecond) // as if paused
+	if err := l.fence(ctx); err != nil {
+		t.Errorf("nobody else wanted it: %v", err)
+	}
+	time.Sleep(400 * time.Millisecond)
+	if c := claim("second"); len(c.Shards) != 1 {
+		t.Fatal("a lease that ended was not taken over")
+	}
+	if err := l.fence(ctx); !errors.Is(err, store.ErrLeaseLost) {
+		t.Errorf("got %v, want it lost", err)
+	}
+	kept, cancel = context.WithCancelCause(ctx)
+	l.keep(kept, cancel)
+	if cause := context.Cause(kept); !errors.Is(cause, store.ErrLeaseLost) {
+		t.Errorf("the work goes on: %v", cause)
+	}
+	// What it may have written is looked at, although it cannot even release.
+	if err := l.release(ctx, "", 0); err != nil {
+		t.Error(err)
+	}
+}

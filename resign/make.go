@@ -313,8 +313,8 @@ func (r *run) bundle(ctx context.Context, content sign.Content, stamps []*sign.T
 	ctx, cancel := finishing(ctx)
 	defer cancel()
 	c, err := r.Signer.Credential(ctx)
-	if err != nil {
-		return nil, c, fmt.Errorf("signing: %w", err)
+	if err != nil { // it would be the same for every other signature
+		return nil, c, stopped{fmt.Errorf("signing: %w", err)}
 	}
 	pair, err := newKeypair(c)
 	if err != nil {

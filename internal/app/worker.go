@@ -209,7 +209,6 @@ func (w *worker) work(ctx context.Context, j queue.Job, complete func(context.Co
 	if err := checkSignerOf(p, w.o.Signer); err != nil {
 		return w.refuse(ctx, log, l, err)
 	}
-	by = w.by("re-sign for %s", p.Plan().Incident)
 	work := &approved{store: w.store, permission: p, shards: l.claim.Shards, drain: w.o.Drain}
 	e := w.engine(p, o)
 	e.Failed = func(f resign.Failure) {

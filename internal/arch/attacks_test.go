@@ -13,7 +13,7 @@ import (
 )
 
 // A test as docs/attacks.md names it: `rotate/trust TestAttack/rogue image without proof`.
-var named = regexp.MustCompile("`([a-z/]+) (Test[A-Za-z0-9]+)(?:/([^`]+))?`")
+var named = regexp.MustCompile("`([a-z0-9/]+) (Test[A-Za-z0-9]+)(?:/([^`]+))?`")
 
 // TestAttacksAreTested holds docs/attacks.md to the tests there are: each attack
 // names a law and at least one test, and each of these exists.

@@ -3,10 +3,8 @@ package app
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"time"
 
-	"github.com/reseal/reseal/internal/durable"
 	"github.com/reseal/reseal/rotate"
 	"github.com/reseal/reseal/signer"
 	"github.com/reseal/reseal/verify"
@@ -42,13 +40,15 @@ func (a *App) Prune(ctx context.Context, o PruneOptions) (PruneResult, error) {
 	}
 	if o.Apply {
 		// Whoever re-signs at the same time writes to the same tags.
-		wait, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		release, err := durable.Lock(wait, filepath.Dir(a.options.Database))
+		running, err := a.store.RunningShards(ctx)
 		if err != nil {
-			return PruneResult{}, fmt.Errorf("another reseal is writing signatures with this database: %w", err)
+			return PruneResult{}, err
 		}
-		defer release()
+		for _, s := range running {
+			if !isDead(s.Owner) {
+				return PruneResult{}, fmt.Errorf("%s is re-signing in %s: prune when that is done (\"reseal resign %s --status\")", s.Owner, s.Repository, s.Plan)
+			}
+		}
 	}
 	before, start := a.Requests(), time.Now()
 	out := PruneResult{BreakGlass: p.BreakGlass()}

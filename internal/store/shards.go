@@ -150,6 +150,19 @@ func (s *Store) OpenShards(ctx context.Context, plan string, sel ShardSelection)
 	return open, wait, err
 }
 
+// RunningShards returns the shards, of whatever plan, that somebody works on.
+func (s *Store) RunningShards(ctx context.Context) (out []Shard, err error) {
+	err = s.view(ctx, func(db querier) error {
+		now, err := s.clock(ctx, db)
+		if err != nil {
+			return err
+		}
+		out, err = queryAll(ctx, db, scanShard, `SELECT `+shardColumns+` FROM shards WHERE state = $1 AND until > $2 ORDER BY plan, n`, ShardRunning, now)
+		return err
+	})
+	return out, err
+}
+
 // OverdueShards returns shards left to the workers, of whatever plan, whose lease
 // ended or that nobody claimed for longer than patience, at most limit.
 func (s *Store) OverdueShards(ctx context.Context, patience time.Duration, limit int) (out []Shard, err error) {

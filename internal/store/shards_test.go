@@ -201,6 +201,9 @@ func testShardTakenOver(t *testing.T, s *Store) {
 	startShards(t, s, "p", 2)
 	old := claimShards(t, s, "p", "a", time.Hour, ShardSelection{}, 20)
 	wantEqual(t, "claimed", numbers(old.Shards), "1 2")
+	running, err := s.RunningShards(ctx)
+	must(t, err)
+	wantEqual(t, "running", numbers(running), "1 2")
 	wantEqual(t, "nothing is left", numbers(claimShards(t, s, "p", "b", time.Hour, ShardSelection{}, 20).Shards), "")
 	_, wait, err := s.OpenShards(ctx, "p", ShardSelection{})
 	must(t, err)
@@ -213,6 +216,9 @@ func testShardTakenOver(t *testing.T, s *Store) {
 	if wait > 0 {
 		t.Errorf("a lease that ended lasts for %s", wait)
 	}
+	running, err = s.RunningShards(ctx)
+	must(t, err)
+	wantEqual(t, "running when the lease has ended", numbers(running), "")
 	do(t, s, func(tx *Tx) error { return tx.CheckShards(ctx, old) }) // nobody else wanted them yet
 	do(t, s, func(tx *Tx) error { return tx.ExtendShards(ctx, old, time.Hour) })
 	wantEqual(t, "nothing is left", numbers(claimShards(t, s, "p", "b", time.Hour, ShardSelection{}, 20).Shards), "")

@@ -340,6 +340,9 @@ func permit(ctx context.Context, s *store.Store, judge Judge, p Plan, t Totals, 
 	if err := b.checkStanding(set, now); err != nil {
 		return Permission{}, err
 	}
+	if err := p.checkRotation(ctx, s); err != nil {
+		return Permission{}, err
+	}
 	for _, i := range incidents {
 		switch {
 		case i.ID != p.Incident:

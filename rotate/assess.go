@@ -93,6 +93,12 @@ const maxSelected = 200
 // there is none.
 func selection(ctx context.Context, s *store.Store, p trust.Policy) (store.Selection, bool, error) {
 	var sel store.Selection
+	for _, id := range p.Rotates {
+		sel.Signers = append(sel.Signers, id.ID())
+	}
+	if len(p.Rotates) > 0 { // what is rogue and by others is no concern of a rotation
+		return sel, true, nil
+	}
 	for _, i := range p.Incidents {
 		if i.ID != p.Primary {
 			continue
@@ -268,7 +274,7 @@ func decideAll(a inventory.Artifact, sigs []inventory.Signature, p trust.Policy)
 			Tags: a.Tags, Statement: key, Decision: out.Decision, Reason: out.Reason, Formats: out.Formats, vouched: out.Vouched}
 		for _, g := range out.Signatures {
 			item.Signatures = append(item.Signatures, ItemSignature{ID: g.ID, Signer: g.Signer.ID(), Format: g.Format,
-				Content: g.Content, Verdict: g.Verdict, Why: g.Reason, Proves: g.Proves(p.Skew)})
+				Content: g.Content, Verdict: g.Verdict, Why: g.Reason, Proves: p.Proves(&g)})
 			if g.Verified && g.Replaced && !slices.Contains(item.reads, g.Format) {
 				item.reads = append(item.reads, g.Format)
 			}
@@ -305,11 +311,13 @@ func settled(outcomes map[string]trust.Outcome, key string) trust.Outcome {
 
 // past is what earlier plans re-signed.
 type past struct {
-	store    *store.Store
-	incident map[string]string // plan → its incident
+	store *store.Store
+	plans map[string]Plan // headers, by digest
+
+	enrolled func(signer.Identity) bool // once it was asked for, see Enrolled
 }
 
-func newPast(s *store.Store) *past { return &past{store: s, incident: map[string]string{}} }
+func newPast(s *store.Store) *past { return &past{store: s, plans: map[string]Plan{}} }
 
 // made returns which plan made each of the signatures that a plan made.
 func (h *past) made(ctx context.Context, all ...[]inventory.Signature) (map[string]string, error) {
@@ -348,15 +356,11 @@ func (h *past) recall(ctx context.Context, a inventory.Artifact, sigs []inventor
 		}
 	}
 	for _, plan := range slices.Sorted(maps.Keys(plans)) {
-		then := p
-		if then.Primary, err = h.incidentOf(ctx, plan); err != nil {
+		nows, err := h.again(ctx, plan, a, others, p)
+		if err != nil {
 			return nil, err
 		}
-		if !slices.ContainsFunc(p.Incidents, func(i trust.Incident) bool { return i.ID == then.Primary }) {
-			then.Primary = p.Primary // it was withdrawn, perhaps for the one that is asked about
-		}
-		then.Successor, then.Keep = signer.Identity{}, false
-		for _, now := range decideAll(a, others, then) {
+		for _, now := range nows {
 			made := slices.DeleteFunc(slices.Clone(plans[plan]), func(g inventory.Signature) bool { return g.StatementKey() != now.Statement })
 			if len(made) == 0 || trust.Compare(now.Decision, trust.Resign) >= 0 {
 				continue
@@ -384,19 +388,50 @@ func (h *past) recall(ctx context.Context, a inventory.Artifact, sigs []inventor
 	return items, nil
 }
 
-func (h *past) incidentOf(ctx context.Context, plan string) (string, error) {
-	if id, known := h.incident[plan]; known {
-		return id, nil
+// again decides about an artifact anew, as a plan that re-signed something on
+// it would now. What a rotation took over, it did because no incident was about
+// it: now every one that is about it is asked.
+func (h *past) again(ctx context.Context, plan string, a inventory.Artifact, sigs []inventory.Signature, p trust.Policy) ([]Item, error) {
+	then := p
+	then.Rotates, then.Successor, then.Keep = nil, signer.Identity{}, false
+	of, err := h.planOf(ctx, plan)
+	if err != nil {
+		return nil, err
+	}
+	if !of.rotation() {
+		then.Primary = of.Incident
+		if !slices.ContainsFunc(p.Incidents, func(i trust.Incident) bool { return i.ID == then.Primary }) {
+			then.Primary = p.Primary // it was withdrawn, perhaps for the one that is asked about
+		}
+		return decideAll(a, sigs, then), nil
+	}
+	if h.enrolled == nil {
+		if h.enrolled, err = Enrolled(ctx, h.store); err != nil {
+			return nil, err
+		}
+	}
+	then.Trusted = h.enrolled
+	var out []Item
+	for _, i := range p.Incidents {
+		then.Primary = i.ID
+		out = append(out, decideAll(a, sigs, then)...)
+	}
+	return out, nil
+}
+
+func (h *past) planOf(ctx context.Context, plan string) (Plan, error) {
+	if p, known := h.plans[plan]; known {
+		return p, nil
 	}
 	p, err := loadHeader(ctx, h.store, plan)
 	if errors.Is(err, inventory.ErrNotFound) {
 		err = fmt.Errorf("signatures are recorded under plan %s, which is not kept: %w", plan, err)
 	}
 	if err != nil {
-		return "", err
+		return p, err
 	}
-	h.incident[plan] = p.Incident
-	return p.Incident, nil
+	h.plans[plan] = p
+	return p, nil
 }
 
 // forecast is what a plan says besides its decisions: how they hang on when the
@@ -432,9 +467,15 @@ func newForecast(p Plan, policy trust.Policy) *forecast {
 func (f *forecast) note(a inventory.Artifact, sigs []inventory.Signature, items []Item) {
 	for n, shifted := range f.shifts {
 		for _, i := range decideAll(a, sigs, shifted) {
-			if slices.ContainsFunc(items, func(o Item) bool { return o.Statement == i.Statement }) {
-				f.sensitivity[n].Decisions[i.Decision]++
+			at := slices.IndexFunc(items, func(o Item) bool { return o.Statement == i.Statement })
+			if at < 0 {
+				continue
 			}
+			d := i.Decision
+			if trust.Compare(items[at].Decision, d) < 0 { // it is recalled, and would be all the more
+				d = items[at].Decision
+			}
+			f.sensitivity[n].Decisions[d]++
 		}
 	}
 	f.costs.note(items)

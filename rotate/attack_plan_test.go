@@ -25,16 +25,21 @@ func (k *kase) may(t testing.TB, plan string) Permission {
 
 // carryOut re-signs what a plan says, as the engine does, and returns how many
 // signatures it made.
-func (k *kase) carryOut(t testing.TB, plan string) (n int) {
+func (k *kase) carryOut(t testing.TB, plan string) int {
+	t.Helper()
+	return k.carryOutAs(t, plan, k.next)
+}
+
+func (k *kase) carryOutAs(t testing.TB, plan string, next person) (n int) {
 	t.Helper()
 	for _, i := range k.items(t, plan, trust.Resign) {
 		for _, f := range i.Formats {
-			g := signed(k.next, f, false)
+			g := signed(next, f, false)
 			g.Repository, g.Digest, g.PredicateType, g.Names = i.Repository, i.Digest, i.PredicateType(), ""
 			if _, payload, isClaim := strings.Cut(i.Statement, "#"); isClaim {
 				g.PayloadDigest = payload
 			}
-			g.ID = inventory.SignatureID(g.Repository, g.Digest, f, k.next.id, g.PayloadDigest, nil)
+			g.ID = inventory.SignatureID(g.Repository, g.Digest, f, next.id, g.PayloadDigest, nil)
 			k.update(t, func(tx *store.Tx) error {
 				return errors.Join(tx.PutSignature(t.Context(), g),
 					tx.PutReissue(t.Context(), store.Reissue{Plan: plan, Seq: i.Seq, Format: f, State: "done", Content: g.Content, SignatureID: g.ID}))

@@ -37,9 +37,9 @@ type World interface {
 	Sealed(ctx context.Context, incident string) (bool, error)
 }
 
-// Closing is what closing an incident found.
+// Closing is what closing an incident, or a rotation, found.
 type Closing struct {
-	Incident string   `json:"incident"`
+	Incident string   `json:"incident"` // or the rotation
 	Plan     string   `json:"plan"`     // the one carried out last
 	Missing  []string `json:"missing"`  // what has to be done first; empty: it is closed
 	Accepted []string `json:"accepted"` // deployed holds that were accepted as dark
@@ -58,8 +58,8 @@ func Close(ctx context.Context, s *store.Store, by journal.Author, id string, w 
 	if err != nil {
 		return c, err
 	}
-	if len(c.Missing) > 0 {
-		return c, fmt.Errorf("incident %s: %w: %s", id, ErrNotReady, strings.Join(c.Missing, "; "))
+	if err := c.verdict("incident " + id); err != nil {
+		return c, err
 	}
 	return c, s.Update(ctx, by, func(tx *store.Tx) error {
 		again, err := LoadIncident(ctx, s, id)
@@ -116,11 +116,24 @@ func look(ctx context.Context, s *store.Store, id string, w World) (Closing, Inc
 			return c, i, err
 		}
 	}
+	c.settle()
+	return c, i, nil
+}
+
+// settle puts what was found in order.
+func (c *Closing) settle() {
 	for _, l := range []*[]string{&c.Missing, &c.Accepted, &c.Unknown} {
 		slices.Sort(*l)
 		*l = slices.Compact(*l)
 	}
-	return c, i, nil
+}
+
+// verdict refuses to close what something is missing for.
+func (c *Closing) verdict(what string) error {
+	if c.settle(); len(c.Missing) > 0 {
+		return fmt.Errorf("%s: %w: %s", what, ErrNotReady, strings.Join(c.Missing, "; "))
+	}
+	return nil
 }
 
 func (c *Closing) miss(format string, args ...any) {
@@ -236,7 +249,11 @@ func (c *Closing) anchors(ctx context.Context, s *store.Store, i Incident, done 
 	if err != nil {
 		return err
 	}
-	gone = append(slices.Clone(gone), now...)
+	return c.pinned(ctx, append(slices.Clone(gone), now...), w)
+}
+
+// pinned looks for signers in every anchor.
+func (c *Closing) pinned(ctx context.Context, gone []signer.Identity, w World) error {
 	if len(gone) == 0 {
 		return nil
 	}

@@ -53,6 +53,9 @@ type Contained struct {
 func Contain(ctx context.Context, s *store.Store, reg Registry, publish Publish, by journal.Author, p Permission, apply bool) (Contained, error) {
 	c := Contained{Incident: p.plan.Incident, Plan: p.digest, Applied: apply, Published: revocationName(p.plan.Incident),
 		Quarantined: []string{}, Absent: []string{}, Elsewhere: []string{}, Spared: []string{}, Failed: []string{}}
+	if p.plan.rotation() {
+		return c, fmt.Errorf("plan %s rotates a signer that nothing is known against: there is nothing to contain. If there is, open an incident: \"reseal incident open\"", p.digest)
+	}
 	a := acts{store: s, by: by, apply: apply}
 	var now denial
 	for {

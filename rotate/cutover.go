@@ -30,7 +30,7 @@ type Dark struct {
 
 // Cutover is what cutting over did, or would do.
 type Cutover struct {
-	Incident string   `json:"incident"`
+	Incident string   `json:"incident"` // or the rotation
 	Plan     string   `json:"plan"`
 	Applied  bool     `json:"applied"`
 	Checked  int64    `json:"checked"` // (artifact, consumer) pairs verified under the new trust
@@ -53,6 +53,12 @@ func CutOver(ctx context.Context, s *store.Store, accepts Accepts, by journal.Au
 	c := Cutover{Incident: p.plan.Incident, Plan: p.digest, Applied: apply, Dark: []Dark{}, Anchors: []string{}, Already: []string{}, Others: []string{}}
 	if p.plan.Keep {
 		return c, fmt.Errorf("plan %s keeps its signer: no anchor changes; \"reseal contain\" has the window denied", p.digest)
+	}
+	if p.plan.rotation() && len(p.plan.Replaced) == 0 {
+		return c, fmt.Errorf("plan %s replaces no signer, only formats: no anchor changes; \"reseal rotation parity\" proves that nothing is missing", p.digest)
+	}
+	if err := p.plan.checkRotated(ctx, s); err != nil {
+		return c, err
 	}
 	next, err := s.Signer(ctx, p.plan.NewSigner.ID())
 	if err != nil {
@@ -103,6 +109,9 @@ func CutOver(ctx context.Context, s *store.Store, accepts Accepts, by journal.Au
 		if err := p.plan.checkNewSigner(incidents); err != nil {
 			return fmt.Errorf("the anchors name it already: %w", err)
 		}
+		if err := p.plan.checkRotated(ctx, s); err != nil {
+			return fmt.Errorf("the anchors name the new signer already: %w", err)
+		}
 		next, err := s.Signer(ctx, p.plan.NewSigner.ID())
 		if err != nil {
 			return err
@@ -120,6 +129,9 @@ func CutOver(ctx context.Context, s *store.Store, accepts Accepts, by journal.Au
 				return err
 			}
 			old.State = signer.Revoked
+			if p.plan.rotation() {
+				old.State = signer.Old
+			}
 			if err := tx.PutSigner(ctx, old); err != nil {
 				return err
 			}

@@ -28,6 +28,7 @@ import (
 // Schemas of the documents this package keeps.
 const (
 	IncidentSchema   = "reseal.incident/v1"
+	RotationSchema   = "reseal.rotation/v1"
 	PlanSchema       = "reseal.plan/v1"
 	ApproversSchema  = "reseal.approvers/v1"
 	ApprovalSchema   = "reseal.approval/v1"
@@ -98,6 +99,11 @@ func OpenIncident(ctx context.Context, s *store.Store, by journal.Author, i Inci
 	return s.Update(ctx, by, func(tx *store.Tx) error {
 		if _, err := s.Document(ctx, store.KindIncident, i.ID); err == nil {
 			return fmt.Errorf("incident %s exists already: \"reseal incident show %s\" shows it; choose another name for another incident", i.ID, i.ID)
+		} else if !errors.Is(err, inventory.ErrNotFound) {
+			return err
+		}
+		if _, err := s.Document(ctx, store.KindRotation, i.ID); err == nil {
+			return fmt.Errorf("%s is the name of a rotation: choose another name, else plans of both could be taken for one another", i.ID)
 		} else if !errors.Is(err, inventory.ErrNotFound) {
 			return err
 		}

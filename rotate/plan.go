@@ -39,17 +39,18 @@ type Consumer struct {
 	Anchor string           `json:"anchor" yaml:"anchor"` // file with the one public key it accepts, as cosign's --key reads it
 }
 
-// Plan is the complete, immutable list of what is done about an incident. Its
-// digest covers this header, every Item and the Totals, and is what people
-// approve.
+// Plan is the complete, immutable list of what is done about an incident, or in
+// a rotation. Its digest covers this header, every Item and the Totals, and is
+// what people approve.
 type Plan struct {
 	Schema      string            `json:"schema"`
-	Incident    string            `json:"incident"`
+	Incident    string            `json:"incident"`  // or the rotation
 	Incidents   []trust.Incident  `json:"incidents"` // every incident that counted when it was made
 	Proposer    string            `json:"proposer"`
 	MadeAt      time.Time         `json:"made_at"`
 	NewSigner   signer.Identity   `json:"new_signer"`
-	Keep        bool              `json:"keep,omitempty"` // no new signer: the window is denied, the signer stays
+	Keep        bool              `json:"keep,omitempty"`    // no new signer: the window is denied, the signer stays
+	Rotates     []signer.Identity `json:"rotates,omitempty"` // no incident: the new signer takes over what these say, see Rotation
 	Order       Order             `json:"order"`
 	Replaced    []signer.Identity `json:"replaced"` // the compromised signers that the new one replaces
 	Skew        time.Duration     `json:"skew_ns"`
@@ -103,14 +104,18 @@ func (p Plan) policy(ctx context.Context, s *store.Store, incidents []trust.Inci
 	if err != nil {
 		return trust.Policy{}, err
 	}
-	trusted, err := Enrolled(ctx, s)
+	trusted, primary := Enrolled, p.Incident
+	if p.rotation() {
+		trusted, primary = inUse, ""
+	}
+	known, err := trusted(ctx, s)
 	if err != nil {
 		return trust.Policy{}, err
 	}
 	return trust.Policy{
-		Incidents: incidents, Skew: p.Skew, Primary: p.Incident, Successor: p.NewSigner, Keep: p.Keep,
+		Incidents: incidents, Skew: p.Skew, Primary: primary, Rotates: p.Rotates, Successor: p.NewSigner, Keep: p.Keep,
 		Vouchers: p.Vouchers, Rogue: rogue, Homes: p.Homes,
-		Trusted:     trusted,
+		Trusted:     known,
 		Unexplained: unexplained(ctx, s, p.Sources, incidents),
 		Payload:     payloadOf(ctx, s),
 		Listed:      func(v trust.Voucher, digest string) bool { return lists[v.List].holds(digest) },
@@ -122,13 +127,18 @@ func (p Plan) policy(ctx context.Context, s *store.Store, incidents []trust.Inci
 // Enrolled returns what reports whether verifiers are, or were, meant to accept
 // a signer.
 func Enrolled(ctx context.Context, s *store.Store) (func(signer.Identity) bool, error) {
+	return those(ctx, s, signer.Record.Enrolled)
+}
+
+// those returns what reports of which signers something is true.
+func those(ctx context.Context, s *store.Store, is func(signer.Record) bool) (func(signer.Identity) bool, error) {
 	records, err := s.Records(ctx)
 	if err != nil {
 		return nil, err
 	}
 	known := map[signer.Identity]bool{}
 	for _, r := range records {
-		if r.Enrolled() {
+		if is(r) {
 			known[r.Identity] = true
 		}
 	}
@@ -171,6 +181,9 @@ func MakePlan(ctx context.Context, s *store.Store, by journal.Author, p Plan) (P
 			return err
 		}
 		work.also.end(&work.totals)
+		if p.rotation() {
+			work.totals.Orders = nil // there is no attacker to be weighed against an outage
+		}
 		totals = work.totals
 		tail, err := canonical(totals)
 		if err != nil {
@@ -201,15 +214,7 @@ func (p *Plan) complete(ctx context.Context, s *store.Store) error {
 	if err != nil {
 		return err
 	}
-	at := slices.IndexFunc(incidents, func(i Incident) bool { return i.ID == p.Incident })
-	switch {
-	case at < 0:
-		return fmt.Errorf("incident %q: %w: \"reseal incident list\" lists those that are known", p.Incident, inventory.ErrNotFound)
-	case !incidents[at].counts():
-		return errWithdrawn(p.Incident)
-	}
-	primary := incidents[at]
-	p.Incidents, p.Rogue, p.Severity, p.Quorum = Rules(incidents), Rogue(incidents), primary.Severity, 0
+	p.Incidents, p.Rogue, p.Quorum = Rules(incidents), Rogue(incidents), 0
 	p.Vouchers = slices.Clone(p.Vouchers)
 	if p.Rate == 0 {
 		p.Rate = defaultRate
@@ -217,23 +222,18 @@ func (p *Plan) complete(ctx context.Context, s *store.Store) error {
 	if p.Rate < 0 || math.IsNaN(p.Rate) || math.IsInf(p.Rate, 0) {
 		return fmt.Errorf("a rate of %g statements a second is none", p.Rate)
 	}
-	if p.Order == "" {
-		p.Order = ContinuityFirst
-	}
-	if p.Order != ContainFirst && p.Order != ContinuityFirst {
-		return fmt.Errorf("order %q: use %s or %s", p.Order, ContainFirst, ContinuityFirst)
-	}
-	if err := p.replace(ctx, s, primary.Incident, incidents); err != nil {
-		return err
-	}
 	approvers, err := LoadApprovers(ctx, s)
 	if err != nil {
 		return err
 	}
-	if err := p.checkVouchers(ctx, s, approvers); err != nil {
-		return err
+	_, err = s.Document(ctx, store.KindRotation, p.Incident)
+	switch {
+	case err == nil:
+		err = p.rotate(ctx, s, incidents)
+	case errors.Is(err, inventory.ErrNotFound):
+		err = p.answer(ctx, s, incidents, approvers)
 	}
-	if err := p.vouch(ctx, s, primary.Incident, approvers); err != nil {
+	if err != nil {
 		return err
 	}
 	if p.Sources, err = Sources(ctx, s); err != nil {
@@ -250,13 +250,39 @@ func (p *Plan) complete(ctx context.Context, s *store.Store) error {
 	}
 	p.Unread = int64(len(problems))
 	p.Approvers = approvers.Digest()
-	for _, severity := range p.severities(incidents) {
+	for _, severity := range append(p.severities(incidents), p.Severity) {
 		p.Quorum = max(p.Quorum, approvers.Needed(severity))
 	}
 	if p.ExpiresAt.IsZero() {
 		p.ExpiresAt = p.MadeAt.Add(planLife)
 	}
 	return nil
+}
+
+// answer completes a plan about an incident.
+func (p *Plan) answer(ctx context.Context, s *store.Store, incidents []Incident, approvers Approvers) error {
+	at := slices.IndexFunc(incidents, func(i Incident) bool { return i.ID == p.Incident })
+	switch {
+	case at < 0:
+		return fmt.Errorf("incident %q: %w: \"reseal incident list\" lists those that are known", p.Incident, inventory.ErrNotFound)
+	case !incidents[at].counts():
+		return errWithdrawn(p.Incident)
+	}
+	primary := incidents[at]
+	p.Rotates, p.Severity = nil, primary.Severity
+	if p.Order == "" {
+		p.Order = ContinuityFirst
+	}
+	if p.Order != ContainFirst && p.Order != ContinuityFirst {
+		return fmt.Errorf("order %q: use %s or %s", p.Order, ContainFirst, ContinuityFirst)
+	}
+	if err := p.replace(ctx, s, primary.Incident, incidents); err != nil {
+		return err
+	}
+	if err := p.checkVouchers(ctx, s, approvers); err != nil {
+		return err
+	}
+	return p.vouch(ctx, s, primary.Incident, approvers)
 }
 
 // replace says which signers the plan replaces, and refuses a new signer that
@@ -269,18 +295,28 @@ func (p *Plan) replace(ctx context.Context, s *store.Store, primary trust.Incide
 		}
 		return p.checkKept(primary, p.MadeAt)
 	}
-	next, err := s.Signer(ctx, p.NewSigner.ID())
-	if err != nil && !errors.Is(err, inventory.ErrNotFound) {
+	if _, err := p.newSigner(ctx, s, incidents); err != nil {
 		return err
 	}
-	if err := p.checkNewSigner(incidents); err != nil {
-		return err
-	}
-	if !next.Enrolled() || !next.State.Trusted() {
-		return fmt.Errorf("the new signer %s is not enrolled as trusted: \"reseal signer add NAME --key PUB --state standby\" enrols it", p.NewSigner)
-	}
+	var err error
 	p.Replaced, err = replaced(ctx, s, primary)
 	return err
+}
+
+// newSigner returns the new signer, and refuses one that nobody is meant to
+// accept.
+func (p Plan) newSigner(ctx context.Context, s *store.Store, incidents []Incident) (signer.Record, error) {
+	next, err := s.Signer(ctx, p.NewSigner.ID())
+	if err != nil && !errors.Is(err, inventory.ErrNotFound) {
+		return next, err
+	}
+	if err := p.checkNewSigner(incidents); err != nil {
+		return next, err
+	}
+	if !next.Enrolled() || !next.State.Trusted() {
+		return next, fmt.Errorf("the new signer %s is not enrolled as trusted: \"reseal signer add NAME --key PUB --state standby\" enrols it", p.NewSigner)
+	}
+	return next, nil
 }
 
 // checkKept refuses to keep a signer that the attacker can still use at the time

@@ -20,7 +20,8 @@ func cutoverCommand(ui *ui) *cli.Command {
 		ArgsUsage: "PLAN",
 		Description: `Verifies every deployed artifact, as it is in the registry now, under the new
 trust. Only if all pass are the anchors of the plan's consumers rewritten. This
-is the point of no return: the old signer is revoked.
+is the point of no return: the old signer is revoked. After a rotation without an
+incident it is "old" instead, and still trusted.
 
 With --prune it changes no anchor and takes single signatures away instead: what
 the replaced signers made and nothing places outside the window, on artifacts

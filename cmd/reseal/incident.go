@@ -292,15 +292,7 @@ func incidentShow(ui *ui) *cli.Command {
 				}{i, append([]app.PlanState{}, plans...)})
 			}
 			ui.incident(i)
-			for _, p := range plans {
-				ui.printf("  plan %s by %s at %s: %d of %d approvals (%s)", short(p.Plan), p.Proposer, day(p.MadeAt), len(p.Approvers), p.Quorum, strings.Join(p.Approvers, ", "))
-				for i := range p.BreakGlass {
-					ui.brokenGlass(&p.BreakGlass[i])
-				}
-				for _, state := range slices.Sorted(maps.Keys(p.Reissues)) {
-					ui.printf("    %s %d", state, p.Reissues[state])
-				}
-			}
+			ui.plans(plans)
 			return ui.motionsAbout(c, a, i.ID)
 		}),
 	}
@@ -436,20 +428,7 @@ Example:
 		Action: in(func(c *cli.Context, a *app.App) error {
 			name := c.Args().First()
 			closing, err := a.CloseIncident(c.Context, name, c.String("reason"))
-			if wantsJSON(c) && (err == nil || errors.Is(err, rotate.ErrNotReady)) {
-				return errors.Join(ui.object("closing", closing), err)
-			}
-			for _, m := range closing.Missing {
-				ui.printf("missing: %s", m)
-			}
-			if errors.Is(err, rotate.ErrNotReady) { // what is missing is printed already
-				err = fmt.Errorf("incident %s: %w", name, rotate.ErrNotReady)
-			}
-			if err != nil {
-				return err
-			}
-			ui.printf("incident %s is closed", name)
-			return nil
+			return ui.closing(c, "incident "+name, closing, err)
 		}),
 	}
 }

@@ -75,7 +75,7 @@ func commands(ui *ui) []*cli.Command {
 	list := []*cli.Command{
 		initCommand(ui), scanCommand(ui), importCommand(ui), deployedCommand(ui), reverifyCommand(ui), exportCommand(ui),
 		signersCommand(ui), signerCommand(ui), artifactsCommand(ui), signaturesCommand(ui), authoritiesCommand(ui), anchorsCommand(ui), problemsCommand(ui),
-		impactCommand(ui), incidentCommand(ui), containCommand(ui), resignCommand(ui), workerCommand(ui), cutoverCommand(ui),
+		impactCommand(ui), incidentCommand(ui), rotationCommand(ui), containCommand(ui), resignCommand(ui), workerCommand(ui), cutoverCommand(ui),
 		restoreCommand(ui), verifyCommand(ui), voucherCommand(ui), sourceCommand(ui), approversCommand(ui),
 		reportCommand(ui), evidenceCommand(ui), journalCommand(ui), dbCommand(ui), runbookCommand(ui), drillCommand(ui),
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/rotate"
 	"github.com/reseal/reseal/rotate/trust"
-	"github.com/reseal/reseal/signer"
 )
 
 func showPlan(c *cli.Context, ui *ui, a *app.App, digest string) error {
@@ -57,6 +56,9 @@ func (u *ui) plan(digest string, p rotate.Plan, t rotate.Totals) {
 	if p.Supplements != "" {
 		u.printf("supplement: to plan %s: what stands there is left out", short(p.Supplements))
 	}
+	for _, id := range p.Rotates {
+		u.printf("rotated:    %s, because it is trusted and no incident is about it", id)
+	}
 	for _, old := range p.Replaced {
 		u.printf("replaced:   %s", old)
 	}
@@ -89,7 +91,11 @@ func (u *ui) plan(digest string, p rotate.Plan, t rotate.Totals) {
 		u.printf("if it had begun %d days earlier: %s", s.Days, decisionWords(s.Decisions))
 	}
 	if t.Recall > 0 {
-		u.printf("RECALL:     %d statements were re-signed that should not have been: \"reseal incident show %s --plan %s --recall\" lists them", t.Recall, p.Incident, short(digest))
+		what := "incident"
+		if len(p.Rotates) > 0 {
+			what = "rotation"
+		}
+		u.printf("RECALL:     %d statements were re-signed that should not have been: \"reseal %s show %s --plan %s --recall\" lists them", t.Recall, what, p.Incident, short(digest))
 	}
 	for _, o := range t.Orders {
 		if len(o.Consumers) == 0 {
@@ -218,15 +224,12 @@ Examples:
 				Supplements: c.String("supplement"), Homes: c.StringSlice("home-repository"), AcceptDark: c.StringSlice("accept-dark"),
 				Skew: c.Duration("skew"), Expires: c.Duration("expires"), Rate: c.Float64("rate"),
 				Limits: rotate.Limits{MaxArtifacts: c.Int64("max-artifacts"), MaxShare: c.Float64("max-share")}}
-			switch {
-			case o.Skew < 0:
-				return usageError{errors.New("--skew cannot be negative")}
-			case o.Keep == (o.NewSigner != ""):
+			if o.Keep == (o.NewSigner != "") {
 				return usageError{errors.New("who re-signs? give --new-signer, or --keep when the signer is good again")}
-			case o.Expires <= 0:
-				return usageError{errors.New("--expires must be in the future")}
-			case c.String("as") != "" && c.String("key") == "":
-				return usageError{errors.New("--as goes with --key: a name alone proves nothing")}
+			}
+			key, err := ui.proposer(c, a)
+			if err != nil {
+				return err
 			}
 			for _, v := range c.StringSlice("voucher") {
 				voucher, err := parseVoucher(c, a, v)
@@ -235,35 +238,11 @@ Examples:
 				}
 				o.Vouchers = append(o.Vouchers, voucher)
 			}
-			var key signer.Signer
-			if file := c.String("key"); file != "" {
-				var err error
-				if key, err = a.OpenKey(c.Context, keyOptions(ui, file)); err != nil {
-					return err
-				}
-			}
 			p, digest, totals, err := a.MakePlan(c.Context, o)
 			if err != nil {
 				return err
 			}
-			if key != nil {
-				as := c.String("as")
-				if as == "" {
-					as = p.Proposer
-				}
-				if _, err := a.ApproveWithKey(c.Context, digest, as, key, true); err != nil {
-					return fmt.Errorf("plan %s is made; proposing it: %w", digest, err)
-				}
-			}
-			if wantsJSON(c) {
-				return ui.object("plan", planJSON{Digest: digest, Header: p, Totals: totals})
-			}
-			ui.plan(digest, p, totals)
-			ui.printf("next: %d people approve it with: reseal incident approve %s --as NAME --key FILE", p.Quorum, short(digest))
-			if key == nil {
-				ui.notef("it is not signed by who proposes it, so one more must approve: \"reseal incident approve %s --propose\" signs it", short(digest))
-			}
-			return nil
+			return ui.proposed(c, a, key, p, digest, totals)
 		}),
 	}
 }

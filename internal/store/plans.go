@@ -15,6 +15,7 @@ import (
 const (
 	KindApprovers  = "approvers"
 	KindIncident   = "incident"
+	KindRotation   = "rotation" // a change of signers that no incident asks for
 	KindPlan       = "plan"
 	KindMotion     = "motion"      // what else people approve: a withdrawal, a change of the approvers
 	KindApproval   = "approval"    // of a plan or a motion

@@ -37,6 +37,7 @@ type Policy struct {
 	Primary   string            // ID of the incident whose signatures are to be replaced: only their own proven ones count
 	Successor signer.Identity   // the new signer: only its signatures cover, because anchors will name it alone
 	Keep      bool              // there is no successor: the signer stays trusted, and only its window is denied
+	Rotates   []signer.Identity // no incident asks for the plan, and Primary is empty: see rotation.go
 	Vouchers  []Voucher         // see Voucher
 	Rogue     map[string]string // digest → why it is known to be bad
 	Homes     []string          // repositories that the plan itself names as the organisation's own
@@ -92,6 +93,10 @@ type Judged struct {
 // examine judges a signature and says what the plan has to do with it.
 func (p *Policy) examine(s inventory.Signature) Judged {
 	j := Judged{Signature: s, Judgement: Judge(s, p.Incidents, p.Skew), bare: stripped(&s, p.Incidents)}
+	if p.rotation() {
+		p.rotates(&j)
+		return j
+	}
 	primary := p.primary()
 	if !s.Verified || primary == nil {
 		return j
@@ -114,16 +119,19 @@ func (p *Policy) examine(s inventory.Signature) Judged {
 // Proves reports whether the signature proves its statement good: it was made
 // outside every window, or nothing of it but the witnesses of its time is lost.
 // What another signer said, however well proven, was never the word of those
-// that are replaced.
+// that are replaced. In a rotation see leaves.
 //
 // What it asks of the plan must not depend on incidents other than the primary:
 // else declaring one more could make a decision more trusting.
-func (j *Judged) Proves(skew time.Duration) bool {
+func (p *Policy) Proves(j *Judged) bool {
+	if p.rotation() {
+		return j.linked && p.leaves(j) == ""
+	}
 	if !j.linked || !j.trusted {
 		return false
 	}
 	if j.Verdict == Unaffected {
-		_, _, contradict := contradiction(&j.Signature, skew)
+		_, _, contradict := contradiction(&j.Signature, p.Skew)
 		return !contradict
 	}
 	return j.Verdict.Proven()
@@ -175,6 +183,7 @@ func (p *Policy) ask(st inventory.Statement, beside []inventory.Statement) *ques
 		q.sigs = append(q.sigs, j)
 	}
 	q.rogue, q.isRogue = p.Rogue[st.Artifact.Digest]
+	q.isRogue = q.isRogue && (q.touched || !p.rotation()) // an incident's plan denies it, whoever signed it
 	q.missing, q.elsewhere = q.uncovered()
 	return q
 }
@@ -226,6 +235,9 @@ func (q *question) denied() (Outcome, bool) {
 	if !q.isRogue {
 		return Outcome{}, false
 	}
+	if q.rotation() {
+		return Outcome{Decision: Hold, Reason: "marked rogue: " + q.rogue + "; a rotation denies nothing: the incident's plan does"}, true
+	}
 	return Outcome{Decision: Deny, Reason: "marked rogue: " + q.rogue}, true
 }
 
@@ -265,6 +277,8 @@ func (q *question) proven() (Outcome, bool) {
 	}
 	hold := func(reason string) (Outcome, bool) { return Outcome{Decision: Hold, Reason: reason}, true }
 	switch {
+	case !atHome && !q.belongs() && q.rotation():
+		return hold(fmt.Sprintf("%s; but it names another repository than %s, and the plan does not name this one as a home: as it is, who looks at the name refuses it here", proof, q.st.Artifact.Repository))
 	case !atHome && !q.belongs():
 		return hold(fmt.Sprintf("%s; but nothing shows that it belongs in %s: no proven payload names that repository, no scan from before the incident saw it there, and the plan does not name the repository as a home",
 			proof, q.st.Artifact.Repository))
@@ -285,10 +299,11 @@ func (q *question) proven() (Outcome, bool) {
 func (q *question) proof() (reason string, atHome bool) {
 	for n := range q.sigs {
 		s := &q.sigs[n]
-		if !s.Proves(q.Skew) {
+		if !q.Proves(s) {
 			continue
 		}
-		if s.Names == q.st.Artifact.Repository {
+		// Who reads what names no repository accepts it wherever it is.
+		if s.Names == q.st.Artifact.Repository || q.rotation() && s.Names == "" {
 			return s.proofReason(), true
 		}
 		if reason == "" {
@@ -308,12 +323,15 @@ func (j *Judged) proofReason() string {
 // belongs reports whether something else than a proven payload shows that the
 // statement belongs where it is.
 func (q *question) belongs() bool {
-	return slices.Contains(q.Homes, q.st.Artifact.Repository) || q.heldBefore()
+	return slices.Contains(q.Homes, q.st.Artifact.Repository) || !q.rotation() && q.heldBefore()
 }
 
 func (q *question) whyUnproven() string {
 	if why := q.contradiction(); why != "" {
 		return why
+	}
+	if q.rotation() {
+		return q.whyLeft()
 	}
 	why := "no signature of those that the plan replaces is proven to be made outside every incident"
 	for n := range q.sigs {
@@ -343,6 +361,9 @@ func (q *question) unexplained() (Outcome, bool) {
 
 // explained says why not every signature on the artifact is unexplained, or "".
 func (q *question) explained() string {
+	if q.rotation() {
+		return "a rotation denies nothing"
+	}
 	if q.Unexplained == nil {
 		return "no declared complete source covers its signer and time"
 	}
@@ -369,6 +390,9 @@ func (q *question) whyHeld() string {
 	if why := q.contradiction(); why != "" {
 		return why
 	}
+	if q.rotation() {
+		return q.whyLeft()
+	}
 	reason, at := "nothing proves it good", -1
 	for n := range q.sigs {
 		s := &q.sigs[n]
@@ -389,6 +413,11 @@ func (q *question) contradiction() string {
 	for n := range q.sigs {
 		if q.sigs[n].Contradiction {
 			return q.sigs[n].Reason
+		}
+		if q.rotation() && q.sigs[n].linked { // no incident is about it, so that it is judged by no window
+			if upper, lower, contradict := contradiction(&q.sigs[n].Signature, q.Skew); contradict {
+				return contradictory(upper, lower)
+			}
 		}
 	}
 	return ""
@@ -483,7 +512,7 @@ func Elsewhere(sigs []inventory.Signature, p Policy) (places []string) {
 		s := &all[n]
 		at := keptAs(s.Signature)
 		if s.Gone || s.PredicateType != inventory.SignPredicate || writable(s.Signature) || slices.Contains(places, at) ||
-			!s.Replaced || !s.Proves(p.Skew) {
+			!s.Replaced || !p.Proves(s) {
 			continue
 		}
 		if !slices.ContainsFunc(all, func(o Judged) bool { return o.stands() && o.Signer == p.Successor && keptAs(o.Signature) == at }) {

@@ -66,9 +66,7 @@ func Judge(s inventory.Signature, incidents []Incident, skew time.Duration) Judg
 	// comes from an authority of an incident: else declaring one more incident
 	// could make a decision more trusting.
 	if upper, lower, contradict := contradiction(&s, skew); contradict {
-		return Judgement{Verdict: Unproven, Contradiction: true, Reason: fmt.Sprintf(
-			"its proofs contradict each other: made after %s (%s) and before %s (%s)",
-			stamp(lower.Time), describe(lower.Authority), stamp(upper.Time), describe(upper.Authority))}
+		return Judgement{Verdict: Unproven, Contradiction: true, Reason: contradictory(upper, lower)}
 	}
 	upper, lower := bounds(&s, incidents)
 	var worst Judgement
@@ -132,6 +130,11 @@ func bounds(s *inventory.Signature, incidents []Incident) (upper, lower *invento
 func contradiction(s *inventory.Signature, skew time.Duration) (upper, lower *inventory.Bound, contradict bool) {
 	upper, lower = bounds(s, nil)
 	return upper, lower, upper != nil && lower != nil && lower.Time.After(upper.Time.Add(skew))
+}
+
+func contradictory(upper, lower *inventory.Bound) string {
+	return fmt.Sprintf("its proofs contradict each other: made after %s (%s) and before %s (%s)",
+		stamp(lower.Time), describe(lower.Authority), stamp(upper.Time), describe(upper.Authority))
 }
 
 // lostTo returns the incident that takes away a bound of a signature, and the

@@ -93,7 +93,7 @@ func (v Voucher) Check() error {
 // which of them do. They are about the image: no claim about it is good because
 // the image is.
 func (q *question) vouched() (reason string, which []int) {
-	if q.st.PredicateType() != inventory.SignPredicate {
+	if q.st.PredicateType() != inventory.SignPredicate || q.rotation() {
 		return "", nil
 	}
 	for n := range q.Vouchers {

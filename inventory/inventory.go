@@ -41,7 +41,8 @@ const Files = "file"
 // statement type here.
 const SignPredicate = "https://sigstore.dev/cosign/sign/v1"
 
-// SLSA provenance speaks for its builder and is never re-asserted.
+// SLSA provenance speaks for its builder and is never re-asserted by another:
+// see Summary.
 const slsaProvenancePrefix = "https://slsa.dev/provenance/"
 
 // IsProvenance reports whether a predicate type is SLSA provenance.

@@ -230,20 +230,7 @@ func (r *run) payload(ctx context.Context, u *unit, digests []string) ([]byte, e
 		}
 		return payload.Cosign{Image: ref, Annotations: notes}.MarshalJSON()
 	}
-	stored, err := r.Store.Vault(ctx, u.SourceContent)
-	if err != nil {
-		return nil, err
-	}
-	message, err := verify.Payload(u.SourceFormat, stored)
-	if err != nil {
-		return nil, fmt.Errorf("the payload to re-issue: %w", err)
-	}
-	// What is approved is the statement; where its bytes are kept is only what
-	// the database says.
-	if is := u.PredicateType + "#" + inventory.Digest(message); is != u.StatementKey {
-		return nil, fmt.Errorf("the payload to re-issue is not the one that was approved (%s, not %s): see \"reseal db check\"", is, u.StatementKey)
-	}
-	return message, nil
+	return r.message(ctx, u)
 }
 
 // annotations returns what proven signatures of the image annotate it with, which

@@ -36,6 +36,7 @@ type Item struct {
 	Reason     string             `json:"reason"`
 	Recall     bool               `json:"recall,omitempty"`  // it was re-signed, and would not be any more
 	Formats    []inventory.Format `json:"formats,omitempty"` // to re-sign in
+	Summary    bool               `json:"summary,omitempty"` // not the statement is signed again, but a summary of it: see Plan.Summary
 	Signatures []ItemSignature    `json:"signatures"`
 
 	reads   []inventory.Format // formats that the replaced signers' verified signatures are in
@@ -53,6 +54,7 @@ type ItemSignature struct {
 	Verdict trust.Verdict    `json:"verdict"`
 	Why     string           `json:"why"`
 	Proves  bool             `json:"proves,omitempty"` // it proves the statement good: what it says besides can be said again
+	Bound   *inventory.Bound `json:"bound,omitempty"`  // where a summary names it: the proof of its time that the verdict rests on
 }
 
 // PredicateType returns the type of what the item states.
@@ -67,9 +69,10 @@ type Totals struct {
 	Signatures int64                    `json:"signatures"`
 	Deployed   int64                    `json:"deployed"`
 	Verdicts   map[trust.Verdict]int64  `json:"verdicts"`
-	Decisions  map[trust.Decision]int64 `json:"decisions"`         // of statements
-	Recall     int64                    `json:"recall,omitempty"`  // statements re-signed that would not be any more
-	Vouched    map[string]int64         `json:"vouched,omitempty"` // voucher ID → statements that it alone makes good
+	Decisions  map[trust.Decision]int64 `json:"decisions"`           // of statements
+	Recall     int64                    `json:"recall,omitempty"`    // statements re-signed that would not be any more
+	Summaries  int64                    `json:"summaries,omitempty"` // statements of which a summary is signed instead
+	Vouched    map[string]int64         `json:"vouched,omitempty"`   // voucher ID → statements that it alone makes good
 
 	Sensitivity     []Shift               `json:"sensitivity,omitempty"`
 	Orders          []OrderCost           `json:"orders,omitempty"`
@@ -222,6 +225,9 @@ func (a *assessment) count(i Item) {
 	if i.Recall {
 		t.Recall++
 	}
+	if i.Summary {
+		t.Summaries++
+	}
 	if len(i.vouched) == 1 && (i.Decision == trust.Resign || i.Decision == trust.None) {
 		if t.Vouched == nil {
 			t.Vouched = map[string]int64{}
@@ -271,10 +277,14 @@ func decideAll(a inventory.Artifact, sigs []inventory.Signature, p trust.Policy)
 	for key := range outcomes {
 		out := settled(outcomes, key)
 		item := Item{Repository: a.Repository, Digest: a.Digest, MediaType: a.MediaType, Size: a.Size, Deployed: a.Deployed,
-			Tags: a.Tags, Statement: key, Decision: out.Decision, Reason: out.Reason, Formats: out.Formats, vouched: out.Vouched}
+			Tags: a.Tags, Statement: key, Decision: out.Decision, Reason: out.Reason, Formats: out.Formats, Summary: out.Summary, vouched: out.Vouched}
 		for _, g := range out.Signatures {
-			item.Signatures = append(item.Signatures, ItemSignature{ID: g.ID, Signer: g.Signer.ID(), Format: g.Format,
-				Content: g.Content, Verdict: g.Verdict, Why: g.Reason, Proves: p.Proves(&g)})
+			is := ItemSignature{ID: g.ID, Signer: g.Signer.ID(), Format: g.Format,
+				Content: g.Content, Verdict: g.Verdict, Why: g.Reason, Proves: p.Proves(&g)}
+			if out.Summary && is.Proves {
+				is.Bound = p.Bound(&g)
+			}
+			item.Signatures = append(item.Signatures, is)
 			if g.Verified && g.Replaced && !slices.Contains(item.reads, g.Format) {
 				item.reads = append(item.reads, g.Format)
 			}
@@ -350,9 +360,13 @@ func (h *past) recall(ctx context.Context, a inventory.Artifact, sigs []inventor
 	}
 	others := slices.DeleteFunc(slices.Clone(ever), func(g inventory.Signature) bool { return own[g.ID] != "" })
 	plans := map[string][]inventory.Signature{} // those at their place
+	about := map[string]string{}                // what each of them was made for
 	for _, g := range sigs {
 		if plan := own[g.ID]; plan != "" {
 			plans[plan] = append(plans[plan], g)
+			if about[g.ID], err = madeFor(g, a, ever, p); err != nil {
+				return nil, err
+			}
 		}
 	}
 	for _, plan := range slices.Sorted(maps.Keys(plans)) {
@@ -361,7 +375,7 @@ func (h *past) recall(ctx context.Context, a inventory.Artifact, sigs []inventor
 			return nil, err
 		}
 		for _, now := range nows {
-			made := slices.DeleteFunc(slices.Clone(plans[plan]), func(g inventory.Signature) bool { return g.StatementKey() != now.Statement })
+			made := slices.DeleteFunc(slices.Clone(plans[plan]), func(g inventory.Signature) bool { return about[g.ID] != now.Statement })
 			if len(made) == 0 || trust.Compare(now.Decision, trust.Resign) >= 0 {
 				continue
 			}
@@ -380,7 +394,7 @@ func (h *past) recall(ctx context.Context, a inventory.Artifact, sigs []inventor
 			if i.Recall && trust.Compare(i.Decision, now.Decision) <= 0 {
 				continue // by another plan, for a graver reason
 			}
-			i.Recall, i.Decision, i.Formats, i.vouched = true, now.Decision, nil, nil
+			i.Recall, i.Decision, i.Formats, i.Summary, i.vouched = true, now.Decision, nil, false, nil
 			i.Reason = fmt.Sprintf("re-signed under plan %s, which would not be done now: %s", plan, now.Reason)
 		}
 	}
@@ -654,7 +668,7 @@ func (i Item) changed(now []Item) string {
 			image.Decision = o.Decision
 		}
 	}
-	claim := trust.WithClaims(&image, trust.Outcome{Decision: i.Decision, Formats: i.Formats, Reason: n.Reason})
+	claim := trust.WithClaims(&image, trust.Outcome{Decision: i.Decision, Formats: i.Formats, Reason: n.Reason, Summary: n.Summary})
 	if claim.Decision == i.Decision {
 		return ""
 	}

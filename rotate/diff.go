@@ -31,7 +31,7 @@ func hashed(parts ...string) []byte {
 
 // outcomeOf is what is done with an item, without what it was decided on.
 func outcomeOf(i Item) [16]byte {
-	parts := []string{string(i.Decision), fmt.Sprint(i.Recall)}
+	parts := []string{string(i.Decision), fmt.Sprint(i.Recall, i.Summary)}
 	for _, f := range i.Formats {
 		parts = append(parts, string(f))
 	}

@@ -68,6 +68,7 @@ type Plan struct {
 	Severity    string            `json:"severity"`              // of the incident
 	Rate        float64           `json:"rate"`                  // statements taken to be re-signed a second
 	Supplements string            `json:"supplements,omitempty"` // digest of the plan of which this lists only what is new or changed
+	Verifier    string            `json:"verifier,omitempty"`    // URI of who says in summaries that something was verified; default: of the new signer
 }
 
 // Policy returns what decisions are made by under the plan.
@@ -234,6 +235,9 @@ func (p *Plan) complete(ctx context.Context, s *store.Store) error {
 		err = p.answer(ctx, s, incidents, approvers)
 	}
 	if err != nil {
+		return err
+	}
+	if err := p.checkVerifier(); err != nil {
 		return err
 	}
 	if p.Sources, err = Sources(ctx, s); err != nil {

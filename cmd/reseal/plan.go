@@ -87,6 +87,9 @@ func (u *ui) plan(digest string, p rotate.Plan, t rotate.Totals) {
 		u.printf("unread:     the last scans could not read %d things; the plan knows nothing of them", p.Unread)
 	}
 	u.totals(t)
+	if t.Summaries > 0 {
+		u.printf("summaries:  of %d provenance attestations nothing is signed again; a summary by %s says that each was verified", t.Summaries, p.Verifier)
+	}
 	for _, s := range t.Sensitivity {
 		u.printf("if it had begun %d days earlier: %s", s.Days, decisionWords(s.Decisions))
 	}

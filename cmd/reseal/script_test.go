@@ -208,15 +208,19 @@ func (w *scriptWorld) sign(ts *testscript.TestScript, args []string) {
 	})
 }
 
-// attest ACTOR FORMAT TYPE HOURS_AGO REFERENCE
+// attest ACTOR FORMAT TYPE HOURS_AGO REFERENCE [PROOF]
 func (w *scriptWorld) attest(ts *testscript.TestScript, args []string) {
 	a, ref := w.actors[args[0]], reference(ts, args[4])
 	predicate := map[string]any{"builder": map[string]any{"id": "https://builder.example"}}
+	p := sandbox.NoProof
+	if len(args) > 5 {
+		p = proof(ts, args[5])
+	}
 	w.at(ts, args[3], func() error {
 		if args[1] == "legacy" {
-			return a.AttestLegacy(context.Background(), ref, args[2], predicate, sandbox.NoProof)
+			return a.AttestLegacy(context.Background(), ref, args[2], predicate, p)
 		}
-		return a.AttestBundle(context.Background(), ref, args[2], predicate, sandbox.NoProof)
+		return a.AttestBundle(context.Background(), ref, args[2], predicate, p)
 	})
 }
 

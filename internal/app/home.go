@@ -49,6 +49,10 @@ type Config struct {
 	// KMSPlugins are the schemes of key references (NAME://...) for which the
 	// program sigstore-kms-NAME may be run from the PATH. No other program is.
 	KMSPlugins []string `yaml:"kms_plugins,omitempty"`
+	// VerifierID is the URI by which summaries of provenance say who verified it.
+	// Whoever reads them accepts it from the signers that may say so. Left out, it
+	// is made of the new signer's ID; one of your own outlives that signer.
+	VerifierID string `yaml:"verifier_id,omitempty"`
 }
 
 // Options say where and as whom to work.

@@ -155,7 +155,7 @@ func (a *App) MakePlan(ctx context.Context, o PlanOptions) (rotate.Plan, string,
 	// To the nanosecond: plans of one incident are listed in the order they were
 	// made.
 	p := rotate.Plan{Incident: i.ID, Proposer: a.options.Actor, MadeAt: a.options.Now().UTC(), Keep: o.Keep, Order: o.Order, Skew: o.Skew, Rate: o.Rate,
-		Vouchers: o.Vouchers, Homes: o.Homes, AcceptDark: o.AcceptDark, Consumers: a.config.Consumers, Limits: o.Limits}
+		Vouchers: o.Vouchers, Homes: o.Homes, AcceptDark: o.AcceptDark, Consumers: a.config.Consumers, Verifier: a.config.VerifierID, Limits: o.Limits}
 	if o.Expires > 0 {
 		p.ExpiresAt = a.now().Add(o.Expires)
 	}

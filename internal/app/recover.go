@@ -379,7 +379,11 @@ func (w *approved) Items(ctx context.Context, after int64, limit int) ([]resign.
 			return nil, err
 		}
 		for _, i := range items {
-			w.ahead = append(w.ahead, itemOf(i))
+			r, err := w.itemOf(i)
+			if err != nil {
+				return nil, err
+			}
+			w.ahead = append(w.ahead, r)
 		}
 	}
 	w.ahead = slices.DeleteFunc(w.ahead, func(i resign.Item) bool { return i.Seq <= after })
@@ -400,9 +404,15 @@ func (w *approved) Items(ctx context.Context, after int64, limit int) ([]resign.
 }
 
 // itemOf gives the engine what it needs of an item.
-func itemOf(i rotate.Item) resign.Item {
-	r := resign.Item{Seq: i.Seq, Repository: i.Repository, Digest: i.Digest, MediaType: i.MediaType, Size: i.Size,
-		PredicateType: i.PredicateType(), StatementKey: i.Statement, Formats: i.Formats}
+func (w *approved) itemOf(i rotate.Item) (r resign.Item, err error) {
+	r = resign.Item{Seq: i.Seq, Repository: i.Repository, Digest: i.Digest, MediaType: i.MediaType, Size: i.Size,
+		PredicateType: i.PredicateType(), StatementKey: i.Statement, Decided: i.Statement, Formats: i.Formats}
+	if i.Summary {
+		if r.Summary, err = w.permission.Plan().Summary(w.permission.Digest(), i); err != nil {
+			return r, err
+		}
+		r.PredicateType, r.StatementKey = inventory.SummaryPredicate, inventory.SummaryPredicate+"#"+inventory.Digest(r.Summary)
+	}
 	for _, g := range i.Signatures {
 		if g.Verdict == trust.Unverifiable {
 			continue
@@ -414,14 +424,14 @@ func itemOf(i rotate.Item) resign.Item {
 			r.Proven = append(r.Proven, resign.Source{Format: g.Format, Content: g.Content})
 		}
 	}
-	return r
+	return r, nil
 }
 
 // Still implements resign.Work.
 func (w *approved) Still(ctx context.Context, items []resign.Item) ([]string, error) {
 	asked := make([]rotate.Item, len(items))
 	for n, i := range items {
-		asked[n] = rotate.Item{Repository: i.Repository, Digest: i.Digest, Statement: i.StatementKey, Decision: trust.Resign, Formats: i.Formats}
+		asked[n] = rotate.Item{Repository: i.Repository, Digest: i.Digest, Statement: i.Decided, Decision: trust.Resign, Formats: i.Formats}
 	}
 	return rotate.Still(ctx, w.store, w.permission.Digest(), w.policy, asked)
 }

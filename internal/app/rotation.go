@@ -34,7 +34,7 @@ func (a *App) PlanRotation(ctx context.Context, o RotationOptions, reason string
 		return fail(err)
 	}
 	p := rotate.Plan{Incident: o.Rotation, Proposer: a.options.Actor, MadeAt: a.options.Now().UTC(), NewSigner: to.Identity, Skew: o.Skew,
-		Homes: o.Homes, AcceptDark: o.AcceptDark, Consumers: a.config.Consumers, Limits: o.Limits}
+		Homes: o.Homes, AcceptDark: o.AcceptDark, Consumers: a.config.Consumers, Verifier: a.config.VerifierID, Limits: o.Limits}
 	if o.Expires > 0 {
 		p.ExpiresAt = a.now().Add(o.Expires)
 	}

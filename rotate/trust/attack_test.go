@@ -159,7 +159,6 @@ func TestAttack(t *testing.T) {
 			policy: Policy{Vouchers: []Voucher{voucher}, Homes: []string{"r.example/a"}}, want: Hold},
 		{name: "a list does not vouch for a claim", about: vexType, sigs: []inventory.Signature{seen(claim(thief, "rogue"), 1)}, policy: with(list), want: Hold},
 		{name: "a CI run does not vouch for a claim", about: vexType, sigs: []inventory.Signature{seen(claim(thief, "rogue"), 1)}, policy: records(run(build, other)), want: Hold},
-		{name: "provenance is not re-asserted", about: provenanceType, sigs: []inventory.Signature{provenance(thief, upper(1, tsa))}, want: Hold},
 
 		// Places.
 		{name: "good copy in the thief's repository", sigs: []inventory.Signature{naming(sig(thief, upper(1, tsa)), "r.example/elsewhere")}, want: Hold},

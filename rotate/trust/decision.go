@@ -143,6 +143,7 @@ type Outcome struct {
 	Reason     string
 	Formats    []inventory.Format // what to re-sign in, for Resign
 	Vouched    []int              // where no signature proves it good: every one of Policy.Vouchers that does
+	Summary    bool               // for Resign: what is signed is a summary of it, see summary.go
 	Signatures []Judged
 }
 
@@ -288,8 +289,8 @@ func (q *question) proven() (Outcome, bool) {
 		return Outcome{Decision: None, Reason: proof + "; its signer stays trusted, so there is nothing to sign again"}, true
 	case q.elsewhere != "":
 		return hold(fmt.Sprintf("%s; but it is kept as %s only, where no new signature can be put yet: sign it by hand", proof, q.elsewhere))
-	case inventory.IsProvenance(q.st.PredicateType()):
-		return hold("provenance is its builder's word and is never re-asserted by another signer: keep the old attestation, " + proof)
+	case q.another():
+		return Outcome{Decision: Resign, Reason: proof + "; it is its builder's word, which nobody else gives: a summary says that it was verified", Formats: q.missing, Summary: true}, true
 	}
 	return Outcome{Decision: Resign, Reason: proof, Formats: q.missing, Vouched: vouched}, true
 }
@@ -474,7 +475,7 @@ func (q *question) covers(formats ...inventory.Format) bool {
 			return true
 		}
 	}
-	return false
+	return q.summarised(formats...)
 }
 
 // stands reports whether consumers still accept the signature with everything
@@ -526,14 +527,23 @@ func Elsewhere(sigs []inventory.Signature, p Policy) (places []string) {
 // decision about the artifact itself allows: cosign takes a bundle of any
 // predicate by a trusted signer for a signature of the image, so none goes onto
 // an artifact that is not itself covered or proven good.
+//
+// A summary says of the artifact that it passed, in whatever format: of one that
+// is on hold or denied nothing of the kind is said.
 func WithClaims(image *Outcome, claim Outcome) Outcome {
-	if claim.Decision != Resign || !slices.Contains(claim.Formats, inventory.Bundle) {
+	bundle := slices.Contains(claim.Formats, inventory.Bundle)
+	refused := claim.Summary && image != nil && (image.Decision == Hold || image.Decision == Deny)
+	if claim.Decision != Resign || !bundle && !refused {
 		return claim
 	}
 	if image != nil && (image.Decision == Resign || image.Decision == None) {
 		return claim
 	}
-	claim.Decision, claim.Formats = Hold, nil
-	claim.Reason += "; but the image itself is not proven good, and a bundle with any claim about it would make verifiers accept the image"
+	why := "a bundle with any claim about it would make verifiers accept the image"
+	if !bundle {
+		why = "a summary would say that it passed"
+	}
+	claim.Decision, claim.Formats, claim.Summary = Hold, nil, false
+	claim.Reason += "; but the image itself is not proven good, and " + why
 	return claim
 }

@@ -10,6 +10,7 @@ type Explanation struct {
 	Reason     string               `json:"reason"`
 	Formats    []inventory.Format   `json:"formats,omitempty"`
 	Vouched    []int                `json:"vouched,omitempty"` // see Outcome
+	Summary    bool                 `json:"summary,omitempty"` // see Outcome
 	Signatures []ExplainedSignature `json:"signatures"`
 	Rules      []RuleTrace          `json:"rules"` // in the order tried, to the first that matched
 }
@@ -60,7 +61,7 @@ func Explain(st inventory.Statement, beside []inventory.Statement, p Policy) (Ex
 		return x, false
 	}
 	out := q.decide(&x.Rules)
-	x.Decision, x.Reason, x.Formats, x.Vouched = out.Decision, out.Reason, out.Formats, out.Vouched
+	x.Decision, x.Reason, x.Formats, x.Vouched, x.Summary = out.Decision, out.Reason, out.Formats, out.Vouched, out.Summary
 	return x, true
 }
 

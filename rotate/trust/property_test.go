@@ -61,9 +61,10 @@ func drawSignature(t *rapid.T, id string) inventory.Signature {
 	if !odds(t, "never seen", 8) {
 		s.FirstSeen = at(hour(t, "seen"))
 	}
-	if kind := one(t, "type", inventory.SignPredicate, inventory.SignPredicate, provenanceType, vexType); kind != inventory.SignPredicate {
+	if kind := one(t, "type", inventory.SignPredicate, inventory.SignPredicate, provenanceType, provenanceType, vexType, inventory.SummaryPredicate); kind != inventory.SignPredicate {
 		s.PredicateType, s.PayloadDigest = kind, one(t, "payload", "p1", "p2")
 	}
+	s.Content = inventory.Digest([]byte(s.PayloadDigest)) // what a summary of this payload names, see summaries
 	for range rapid.IntRange(0, 3).Draw(t, "proofs") {
 		s.Bounds = append(s.Bounds, inventory.Bound{Side: inventory.Upper, Time: at(hour(t, "time")), Authority: one(t, "authority", allUppers...), Verified: !odds(t, "false", 5)})
 	}
@@ -163,6 +164,9 @@ func drawPolicy(t *rapid.T) Policy {
 		}
 		p.Vouchers = append(p.Vouchers, v)
 	}
+	if !odds(t, "nothing can be read", 6) {
+		p.Payload = summaries
+	}
 	if len(p.Vouchers) == 0 {
 		return p
 	}
@@ -182,6 +186,13 @@ func drawPolicy(t *rapid.T) Policy {
 	}
 	p.Runs = runs(records...)
 	return p
+}
+
+// summaries reads every signature as a summary of the provenance that has the
+// same payload digest.
+func summaries(s inventory.Signature) ([]byte, error) {
+	return inventory.Summary{Artifact: artifact, Verifier: "urn:x", Plan: artifact.Digest,
+		Inputs: []inventory.SummaryInput{{Digest: s.Content}}}.Payload()
 }
 
 func drawWorld(t *rapid.T) world {

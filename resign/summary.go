@@ -1,0 +1,29 @@
+package resign
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/reseal/reseal/inventory"
+	"github.com/reseal/reseal/verify"
+)
+
+// message returns the payload that is signed for a claim: that of a summary, or
+// the stored one of the claim itself, to the byte. What is approved is the
+// statement; where its bytes are kept is only what the database says.
+func (r *run) message(ctx context.Context, u *unit) ([]byte, error) {
+	message := u.Summary
+	if message == nil {
+		stored, err := r.Store.Vault(ctx, u.SourceContent)
+		if err != nil {
+			return nil, err
+		}
+		if message, err = verify.Payload(u.SourceFormat, stored); err != nil {
+			return nil, fmt.Errorf("the payload to re-issue: %w", err)
+		}
+	}
+	if is := u.PredicateType + "#" + inventory.Digest(message); is != u.StatementKey {
+		return nil, fmt.Errorf("the payload to re-issue is not the one that was approved (%s, not %s): see \"reseal db check\"", is, u.StatementKey)
+	}
+	return message, nil
+}

@@ -33,6 +33,9 @@ func (k *kase) carryOut(t testing.TB, plan string) int {
 func (k *kase) carryOutAs(t testing.TB, plan string, next person) (n int) {
 	t.Helper()
 	for _, i := range k.items(t, plan, trust.Resign) {
+		if i.Summary {
+			continue // see made
+		}
 		for _, f := range i.Formats {
 			g := signed(next, f, false)
 			g.Repository, g.Digest, g.PredicateType, g.Names = i.Repository, i.Digest, i.PredicateType(), ""

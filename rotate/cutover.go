@@ -226,7 +226,8 @@ func (c *Cutover) coverOne(ctx context.Context, s *store.Store, accepts Accepts,
 	}
 	for _, consumer := range p.Consumers {
 		if slices.Contains(c.Others, consumer.Name) || !slices.ContainsFunc(ever, func(g inventory.Signature) bool {
-			return g.Format == consumer.Reads && g.Verified && g.PredicateType == inventory.SignPredicate && policy.Replaces(g)
+			reads := g.Format == consumer.Reads || slices.Contains(p.Formats, consumer.Reads) // what it read elsewhere it finds there now
+			return reads && g.Verified && g.PredicateType == inventory.SignPredicate && policy.Replaces(g)
 		}) {
 			continue
 		}

@@ -69,6 +69,8 @@ type Plan struct {
 	Rate        float64           `json:"rate"`                  // statements taken to be re-signed a second
 	Supplements string            `json:"supplements,omitempty"` // digest of the plan of which this lists only what is new or changed
 	Verifier    string            `json:"verifier,omitempty"`    // URI of who says in summaries that something was verified; default: of the new signer
+
+	Formats []inventory.Format `json:"formats,omitempty"` // to sign in, see trust.Policy; empty: those each statement is consumed in
 }
 
 // Policy returns what decisions are made by under the plan.
@@ -114,7 +116,7 @@ func (p Plan) policy(ctx context.Context, s *store.Store, incidents []trust.Inci
 		return trust.Policy{}, err
 	}
 	return trust.Policy{
-		Incidents: incidents, Skew: p.Skew, Primary: primary, Rotates: p.Rotates, Successor: p.NewSigner, Keep: p.Keep,
+		Incidents: incidents, Skew: p.Skew, Primary: primary, Rotates: p.Rotates, Successor: p.NewSigner, Keep: p.Keep, Formats: p.Formats,
 		Vouchers: p.Vouchers, Rogue: rogue, Homes: p.Homes,
 		Trusted:     known,
 		Unexplained: unexplained(ctx, s, p.Sources, incidents),
@@ -217,6 +219,11 @@ func (p *Plan) complete(ctx context.Context, s *store.Store) error {
 	}
 	p.Incidents, p.Rogue, p.Quorum = Rules(incidents), Rogue(incidents), 0
 	p.Vouchers = slices.Clone(p.Vouchers)
+	for n, f := range p.Formats {
+		if f != inventory.Legacy && f != inventory.Bundle || slices.Contains(p.Formats[:n], f) {
+			return fmt.Errorf("formats %v: use %s, %s, or each of them once", p.Formats, inventory.Legacy, inventory.Bundle)
+		}
+	}
 	if p.Rate == 0 {
 		p.Rate = defaultRate
 	}

@@ -129,6 +129,8 @@ func (p *Plan) rotate(ctx context.Context, s *store.Store, incidents []Incident)
 	}
 	if r.From != r.To {
 		p.Replaced = []signer.Identity{r.From}
+	} else if len(p.Formats) == 0 {
+		return fmt.Errorf("rotation %s changes neither the signer nor the formats: name the formats to sign in, or another signer", r.ID)
 	}
 	return nil
 }

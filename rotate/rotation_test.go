@@ -397,6 +397,27 @@ func TestRotationCutOverAndClose(t *testing.T) {
 	k.checkJournal(t)
 }
 
+// TestRotationIntoAnotherFormat has a consumer that reads bundles from now on:
+// it is asked about what was signed as ".sig" only.
+func TestRotationIntoAnotherFormat(t *testing.T) {
+	t.Parallel()
+	k := newCase(t)
+	w := &wall{legacy: t.TempDir() + "/ci.pub", bundle: t.TempDir() + "/cluster.pub", refuse: map[string]bool{digest(1): true}}
+	w.pin(t, k.old.pem, k.old.pem)
+	plan, _ := k.rotate(t, func(p *Plan) { p.Consumers, p.Formats = w.consumers()[1:], []inventory.Format{inventory.Bundle} })
+	i := k.item(t, plan, 1, inventory.SignPredicate)
+	wantEqual(t, "formats", i.Formats, []inventory.Format{inventory.Bundle})
+	k.approve(t, plan, k.bob, k.carol)
+	if c, err := CutOver(t.Context(), k.Store, w.accepts, by, k.permit(t, plan), true); !errors.Is(err, ErrNotCovered) || c.Checked != 3 || len(c.Dark) != 1 {
+		t.Errorf("cut over: %v %+v", err, c)
+	}
+	for _, formats := range [][]inventory.Format{{inventory.LegacyAtt}, {inventory.Bundle, inventory.Bundle}} {
+		if _, _, err := k.tryRotate(t, turn, k.old, k.next, func(p *Plan) { p.Formats = formats }); err == nil || !strings.Contains(err.Error(), "use legacy, bundle") {
+			t.Errorf("%v: %v", formats, err)
+		}
+	}
+}
+
 // world is the outside world as closing sees it.
 type world struct{ pins func() []Pinned }
 

@@ -73,6 +73,9 @@ func (u *ui) plan(digest string, p rotate.Plan, t rotate.Totals) {
 	for _, x := range p.Sources {
 		u.printf("source:     %s", sourceWords(x))
 	}
+	if len(p.Formats) > 0 {
+		u.printf("formats:    %v, whatever each statement is consumed in", p.Formats)
+	}
 	for _, h := range p.Homes {
 		u.printf("home:       %s", h)
 	}
@@ -200,6 +203,7 @@ Examples:
 			&cli.StringFlag{Name: "new-signer", Usage: "`NAME` or ID of the signer that re-signs"},
 			&cli.BoolFlag{Name: "keep", Usage: "re-sign nothing: the signer is good again"},
 			&cli.StringFlag{Name: "order", Value: string(rotate.ContinuityFirst), Usage: "`ORDER`: continuity-first or contain-first"},
+			&formatsFlag,
 			&cli.StringFlag{Name: "supplement", Usage: "leave out what stands already in this plan, by its `DIGEST`"},
 			&cli.StringSliceFlag{Name: "voucher", Usage: "`KEY=VALUE[,...]`, see above (repeat)"},
 			&cli.StringSliceFlag{Name: "home-repository", Usage: "`REPOSITORY` of ours (repeat)"},
@@ -224,7 +228,7 @@ Examples:
 				return diff(c, ui, a, incident)
 			}
 			o := app.PlanOptions{Incident: incident, NewSigner: c.String("new-signer"), Keep: c.Bool("keep"), Order: rotate.Order(c.String("order")),
-				Supplements: c.String("supplement"), Homes: c.StringSlice("home-repository"), AcceptDark: c.StringSlice("accept-dark"),
+				Formats: words(c.String("formats")), Supplements: c.String("supplement"), Homes: c.StringSlice("home-repository"), AcceptDark: c.StringSlice("accept-dark"),
 				Skew: c.Duration("skew"), Expires: c.Duration("expires"), Rate: c.Float64("rate"),
 				Limits: rotate.Limits{MaxArtifacts: c.Int64("max-artifacts"), MaxShare: c.Float64("max-share")}}
 			if o.Keep == (o.NewSigner != "") {

@@ -20,7 +20,7 @@ func rotationCommand(ui *ui) *cli.Command {
 		Name:  "rotation",
 		Usage: "change a signer, or the formats it signs in, without an incident",
 		Subcommands: []*cli.Command{
-			rotationPlan(ui), rotationList(ui), rotationShow(ui), incidentApprove(ui), rotationClose(ui),
+			rotationPlan(ui), rotationList(ui), rotationShow(ui), incidentApprove(ui), rotationParity(ui), rotationClose(ui),
 		},
 	}
 }
@@ -39,16 +39,25 @@ It is approved, carried out and resumed as any plan is, and takes as many people
 as the gravest incident: reseal incident approve, resign, cutover. The old signer
 is "old" then, and still trusted; the new one is "active".
 
+With --formats it is signed in these instead: "legacy" (".sig", ".att"), "bundle",
+or "consumers" for what the configured consumers read. From a signer to itself
+only the formats change. The image's own bundle always comes before any other,
+because cosign looks past a ".sig" as soon as there is one. Afterwards
+"reseal rotation parity" proves that nothing was lost or added.
+
 --key signs the plan as proposed by --as; without it nobody can tell which of the
 approvers proposed it, and one more must approve.
 
-Example:
+Examples:
   reseal rotation plan ROT-2026 --from release --to next --reason "yearly" \
-    --as carol --key carol.key` + exits(),
+    --as carol --key carol.key
+  reseal rotation plan BUNDLES --from release --to release --formats bundle \
+    --reason "the cluster reads bundles from May on"` + exits(),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "from", Usage: "`NAME` or ID of the signer in use", Required: true},
 			&cli.StringFlag{Name: "to", Usage: "`NAME` or ID of the signer on standby", Required: true},
 			&cli.StringFlag{Name: "reason", Usage: "`WHY`, for the journal", Required: true},
+			&formatsFlag,
 			&cli.StringFlag{Name: "supplement", Usage: "leave out what stands already in this plan, by its `DIGEST`"},
 			&cli.StringSliceFlag{Name: "home-repository", Usage: "`REPOSITORY` of ours, where signatures name another (repeat)"},
 			&cli.StringSliceFlag{Name: "accept-dark", Usage: "`DIGEST` of a deployed artifact whose hold is accepted (repeat)"},
@@ -60,7 +69,7 @@ Example:
 			&cli.StringFlag{Name: "key", Usage: "private key `REF` of the proposer: a file (COSIGN_PASSWORD), a KMS URI or a PKCS #11 URI"},
 		},
 		Action: in(func(c *cli.Context, a *app.App) error {
-			o := app.RotationOptions{Rotation: c.Args().First(), From: c.String("from"), To: c.String("to"), Supplements: c.String("supplement"),
+			o := app.RotationOptions{Rotation: c.Args().First(), From: c.String("from"), To: c.String("to"), Formats: words(c.String("formats")), Supplements: c.String("supplement"),
 				Homes: c.StringSlice("home-repository"), AcceptDark: c.StringSlice("accept-dark"), Skew: c.Duration("skew"), Expires: c.Duration("expires"),
 				Limits: rotate.Limits{MaxArtifacts: c.Int64("max-artifacts"), MaxShare: c.Float64("max-share")}}
 			key, err := ui.proposer(c, a)
@@ -74,6 +83,14 @@ Example:
 			return ui.proposed(c, a, key, p, digest, totals)
 		}),
 	}
+}
+
+// formatsFlag chooses the formats of a plan.
+var formatsFlag = cli.StringFlag{Name: "formats", Usage: "sign in `FORMATS`: legacy, bundle or both, separated by a comma, or consumers (default: those each statement is consumed in)"}
+
+// words splits a list at its commas.
+func words(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
 func rotationList(ui *ui) *cli.Command {
@@ -135,6 +152,50 @@ func rotationShow(ui *ui) *cli.Command {
 			ui.printf("  to:   %s", r.To)
 			ui.plans(plans)
 			return nil
+		}),
+	}
+}
+
+func rotationParity(ui *ui) *cli.Command {
+	return &cli.Command{
+		Name:      "parity",
+		Usage:     "prove that the new signatures say what the old ones do, no less and no more",
+		ArgsUsage: "NAME",
+		Description: `For every artifact the old signer signed: each statement of its that verifies is
+there by the new signer, in the format it was to be signed in, over the same
+digest and with the same payload; and the new signer says nothing else there. A
+summary stands for the provenance it names. Every exception is listed.
+
+It goes by the last scan; with --registry by the registry as it is now.
+
+Examples:
+  reseal rotation parity BUNDLES
+  reseal rotation parity BUNDLES --registry --json` + exits("5 there are exceptions"),
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "plan", Usage: "the plan, by its `DIGEST` (default: the newest)"},
+			&cli.BoolFlag{Name: "registry", Usage: "look at the registry itself"},
+		},
+		Action: in(func(c *cli.Context, a *app.App) error {
+			p, err := a.Parity(c.Context, c.Args().First(), c.String("plan"), c.Bool("registry"))
+			if err != nil {
+				return err
+			}
+			if !p.Holds {
+				err = fmt.Errorf("rotation %s: %w: %d exceptions", p.Rotation, rotate.ErrNoParity, len(p.Exceptions))
+			}
+			if wantsJSON(c) {
+				return errors.Join(ui.object("parity", p), err)
+			}
+			where := "as the last scan found it"
+			if p.Registry {
+				where = "as the registry is now"
+			}
+			ui.printf("plan %s, %s", short(p.Plan), where)
+			ui.printf("%d artifacts, %d statements to be there: %d equal, %d summarised, %d exceptions", p.Artifacts, p.Statements, p.Equal, p.Summarised, len(p.Exceptions))
+			for _, x := range p.Exceptions {
+				ui.printf("  %s: %s %s %s: %s", x.What, x.Artifact, x.Format, x.Statement, x.Why)
+			}
+			return err
 		}),
 	}
 }

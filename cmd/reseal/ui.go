@@ -77,7 +77,7 @@ func exitCode(err error) int {
 		return exitApproval
 	case errors.As(err, new(app.MatchesError)):
 		return exitApproval
-	case errors.Is(err, rotate.ErrOverLimit), errors.Is(err, rotate.ErrNotCovered), errors.Is(err, rotate.ErrNotReady), errors.Is(err, restore.ErrOverLimit):
+	case errors.Is(err, rotate.ErrOverLimit), errors.Is(err, rotate.ErrNotCovered), errors.Is(err, rotate.ErrNotReady), errors.Is(err, rotate.ErrNoParity), errors.Is(err, restore.ErrOverLimit):
 		return exitCeiling
 	}
 	return exitFailed

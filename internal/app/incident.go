@@ -143,6 +143,7 @@ type PlanOptions struct {
 	Skew        time.Duration
 	Expires     time.Duration // from now; 0: the default
 	Rate        float64       // statements re-signed a second, for the estimate; 0: the default
+	Formats     []string      // legacy, bundle, or "consumers" for what these read; none: those each statement is consumed in
 	Limits      rotate.Limits
 }
 
@@ -156,6 +157,9 @@ func (a *App) MakePlan(ctx context.Context, o PlanOptions) (rotate.Plan, string,
 	// made.
 	p := rotate.Plan{Incident: i.ID, Proposer: a.options.Actor, MadeAt: a.options.Now().UTC(), Keep: o.Keep, Order: o.Order, Skew: o.Skew, Rate: o.Rate,
 		Vouchers: o.Vouchers, Homes: o.Homes, AcceptDark: o.AcceptDark, Consumers: a.config.Consumers, Verifier: a.config.VerifierID, Limits: o.Limits}
+	if p.Formats, err = a.formats(o.Formats); err != nil {
+		return p, "", rotate.Totals{}, err
+	}
 	if o.Expires > 0 {
 		p.ExpiresAt = a.now().Add(o.Expires)
 	}

@@ -26,8 +26,9 @@ import (
 // home is a home with one signed image in its inventory.
 type home struct {
 	*App
-	world *sandbox.World
-	image string // digest
+	world  *sandbox.World
+	image  string // digest
+	actors map[string]*sandbox.Actor
 }
 
 func newHome(t *testing.T) home {
@@ -40,11 +41,13 @@ func newHome(t *testing.T) home {
 	t.Cleanup(func() { _ = world.Close() })
 	in := InitOptions{Approvers: rotate.Approvers{Quorum: 1}}
 	var release *sandbox.Actor
+	actors := map[string]*sandbox.Actor{}
 	for _, name := range []string{"alice", "bob", "release"} {
 		who, err := world.NewActor(name)
 		if err != nil {
 			t.Fatal(err)
 		}
+		actors[name] = who
 		if name == "release" {
 			release = who
 			in.Signers = []signer.Record{{Name: name, State: signer.Active, PublicKey: who.PublicKeyPEM()}}
@@ -66,7 +69,7 @@ func newHome(t *testing.T) home {
 	if err := Init(ctx, o, in); err != nil {
 		t.Fatal(err)
 	}
-	h := home{world: world, image: image.DigestStr()}
+	h := home{world: world, image: image.DigestStr(), actors: actors}
 	if h.App, err = Open(ctx, o); err != nil {
 		t.Fatal(err)
 	}

@@ -326,7 +326,7 @@ func (a *App) Resign(ctx context.Context, o ResignOptions) (Resigned, error) {
 		out.Result, err = a.share(ctx, p, e, shards, sel, o)
 	default:
 		shards = slices.DeleteFunc(shards, func(s store.Shard) bool { return !sel.Has(s) })
-		out.Result, err = e.Run(ctx, &approved{store: a.store, permission: p, shards: shards, limit: o.Only.Limit})
+		out.Result, err = inOrder(ctx, e, &approved{store: a.store, permission: p, shards: shards, limit: o.Only.Limit})
 	}
 	out.Requests, out.DurationSeconds = a.Requests()-before, time.Since(start).Seconds()
 	if err == nil && out.Failed+out.Held > 0 {
@@ -358,7 +358,9 @@ type approved struct {
 	shards     []store.Shard   // in order
 	drain      <-chan struct{} // closed: there are no more items; nil: never
 	limit      int64           // items at most; 0: all
-	given      int64           // so far
+	part       part            // of the items
+	apply      bool            // it is in earnest
+	given      int64           // items so far, of whatever part
 	policy     trust.Policy
 	ahead      []resign.Item
 	cut        bool // there would have been more
@@ -379,6 +381,13 @@ func (w *approved) Items(ctx context.Context, after int64, limit int) ([]resign.
 			return nil, err
 		}
 		for _, i := range items {
+			if w.limit > 0 && w.given == w.limit {
+				w.cut, w.shards = true, nil
+				break
+			}
+			if w.given++; !w.part.takes(i) {
+				continue
+			}
 			r, err := w.itemOf(i)
 			if err != nil {
 				return nil, err
@@ -390,15 +399,10 @@ func (w *approved) Items(ctx context.Context, after int64, limit int) ([]resign.
 	page := slices.Clip(w.ahead[:min(limit, len(w.ahead))])
 	select {
 	case <-w.drain:
-		w.cut = len(page) > 0
+		w.cut = w.cut || len(page) > 0
 		return nil, nil
 	default:
 	}
-	if w.limit > 0 && w.given+int64(len(page)) > w.limit {
-		w.cut = true
-		page = slices.Clip(page[:w.limit-w.given])
-	}
-	w.given += int64(len(page))
 	w.ahead = w.ahead[len(page):]
 	return page, nil
 }
@@ -433,7 +437,13 @@ func (w *approved) Still(ctx context.Context, items []resign.Item) ([]string, er
 	for n, i := range items {
 		asked[n] = rotate.Item{Repository: i.Repository, Digest: i.Digest, Statement: i.Decided, Decision: trust.Resign, Formats: i.Formats}
 	}
-	return rotate.Still(ctx, w.store, w.permission.Digest(), w.policy, asked)
+	why, err := rotate.Still(ctx, w.store, w.permission.Digest(), w.policy, asked)
+	for n := range why {
+		if why[n] == "" && err == nil {
+			why[n], err = w.early(ctx, items[n])
+		}
+	}
+	return why, err
 }
 
 // Cutover is what cutting over did, or would do.

@@ -220,7 +220,7 @@ type lease struct {
 
 // run works on the shards of the claim. The error wraps store.ErrLeaseLost when
 // somebody else has them by now.
-func (l *lease) run(ctx context.Context, e resign.Engine, w resign.Work) (resign.Result, error) {
+func (l *lease) run(ctx context.Context, e resign.Engine, w *approved) (resign.Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	kept := make(chan struct{})
 	go func() {
@@ -228,7 +228,7 @@ func (l *lease) run(ctx context.Context, e resign.Engine, w resign.Work) (resign
 		l.keep(ctx, cancel)
 	}()
 	e.Fence, e.Hold = l.fence, func(ctx context.Context, tx *store.Tx) error { return tx.CheckShards(ctx, l.claim) }
-	r, err := e.Run(ctx, w)
+	r, err := inOrder(ctx, e, w)
 	cancel(nil)
 	<-kept
 	if cause := context.Cause(ctx); errors.Is(cause, store.ErrLeaseLost) {

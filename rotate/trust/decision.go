@@ -38,9 +38,12 @@ type Policy struct {
 	Successor signer.Identity   // the new signer: only its signatures cover, because anchors will name it alone
 	Keep      bool              // there is no successor: the signer stays trusted, and only its window is denied
 	Rotates   []signer.Identity // no incident asks for the plan, and Primary is empty: see rotation.go
-	Vouchers  []Voucher         // see Voucher
-	Rogue     map[string]string // digest → why it is known to be bad
-	Homes     []string          // repositories that the plan itself names as the organisation's own
+	// Formats are those to sign in, Legacy for ".sig" and ".att", Bundle for both
+	// as bundles; nil: those in which each statement is consumed.
+	Formats  []inventory.Format
+	Vouchers []Voucher         // see Voucher
+	Rogue    map[string]string // digest → why it is known to be bad
+	Homes    []string          // repositories that the plan itself names as the organisation's own
 	// Trusted reports whether the successor may take over what a signer said:
 	// verifiers are or were meant to accept that one, where they will accept the
 	// successor. An incident about an issuer or an authority is about everybody's
@@ -247,6 +250,9 @@ func (q *question) covered() (Outcome, bool) {
 		return Outcome{}, false
 	}
 	reason := "covered by the new signer in every format it was consumed in"
+	if len(q.Formats) > 0 {
+		reason = fmt.Sprintf("covered by the new signer as %v, which the plan wants", q.wanted())
+	}
 	if !q.covers(inventory.Legacy, inventory.LegacyAtt, inventory.Bundle) {
 		reason = "still covered by a signature of a trusted signer that stands outside every incident"
 	}
@@ -438,11 +444,22 @@ func keptAs(s inventory.Signature) string {
 	return string(s.Format) + " in " + s.Location
 }
 
-// uncovered returns the formats in which the statement was consumed and would
-// not be accepted once everything in an incident is removed. elsewhere says
-// where it is kept when no new signature can be put in any such place. A place
-// of that kind beside others does not count: an attacker who adds one to a good
-// statement must not keep it from being re-signed.
+// wanted returns the formats that the plan wants the statement in.
+func (q *question) wanted() (out []inventory.Format) {
+	for _, f := range q.Formats {
+		if f == inventory.Legacy && q.st.PredicateType() != inventory.SignPredicate {
+			f = inventory.LegacyAtt
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// uncovered returns the formats in which the statement was consumed, or in which
+// the plan wants it, and would not be accepted once everything in an incident is
+// removed. elsewhere says where it is kept when no new signature can be put in
+// any such place. A place of that kind beside others does not count: an attacker
+// who adds one to a good statement must not keep it from being re-signed.
 func (q *question) uncovered() (missing []inventory.Format, elsewhere string) {
 	consumed := false
 	for n := range q.sigs {
@@ -455,8 +472,14 @@ func (q *question) uncovered() (missing []inventory.Format, elsewhere string) {
 			}
 		default:
 			consumed = true
-			if s.Replaced && !slices.Contains(missing, s.Format) && !q.covers(s.Format) {
-				missing = append(missing, s.Format)
+			formats := []inventory.Format{s.Format}
+			if len(q.Formats) > 0 {
+				formats = q.wanted()
+			}
+			for _, f := range formats {
+				if s.Replaced && !slices.Contains(missing, f) && !q.covers(f) {
+					missing = append(missing, f)
+				}
 			}
 		}
 	}

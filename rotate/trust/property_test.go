@@ -136,6 +136,9 @@ func drawPolicy(t *rapid.T) Policy {
 	if odds(t, "rogue", 10) {
 		p.Rogue[artifact.Digest] = "seen"
 	}
+	if odds(t, "formats", 4) {
+		p.Formats = one(t, "formats", []inventory.Format{inventory.Legacy}, []inventory.Format{inventory.Bundle}, []inventory.Format{inventory.Bundle, inventory.Legacy})
+	}
 	if odds(t, "home", 3) {
 		p.Homes = []string{artifact.Repository}
 	}

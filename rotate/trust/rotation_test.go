@@ -96,6 +96,59 @@ func TestRotation(t *testing.T) {
 			}
 		})
 	}
+	into := func(successor signer.Identity, formats ...inventory.Format) Policy {
+		p := rotation()
+		p.Successor, p.Formats = successor, formats
+		return p
+	}
+	about := func(kind string, f inventory.Format, by signer.Identity) inventory.Signature {
+		s := in(f, sig(by))
+		s.PredicateType, s.PayloadDigest, s.Names = kind, "p", ""
+		return s
+	}
+	for _, tc := range []struct {
+		name    string
+		p       Policy
+		sigs    []inventory.Signature // decided is what the last is about, as the image leaves it
+		want    Decision
+		formats []inventory.Format
+	}{
+		{"the same signer, in another format", into(other, inventory.Bundle), []inventory.Signature{sig(other)}, Resign, []inventory.Format{inventory.Bundle}},
+		{"the same signer, there already", into(other, inventory.Bundle), []inventory.Signature{in(inventory.Bundle, sig(other)), sig(other)}, None, nil},
+		{"the same signer, back", into(other, inventory.Legacy), []inventory.Signature{in(inventory.Bundle, sig(other))}, Resign, []inventory.Format{inventory.Legacy}},
+		{"another signer, in another format only", into(next, inventory.Bundle), []inventory.Signature{sig(other)}, Resign, []inventory.Format{inventory.Bundle}},
+		{"another signer, in both", into(next, inventory.Bundle, inventory.Legacy), []inventory.Signature{sig(other)}, Resign, []inventory.Format{inventory.Bundle, inventory.Legacy}},
+		{"another signer, in one of both already", into(next, inventory.Bundle, inventory.Legacy), []inventory.Signature{sig(next), sig(other)}, Resign, []inventory.Format{inventory.Bundle}},
+		{"a claim, back", into(other, inventory.Legacy), []inventory.Signature{in(inventory.Bundle, sig(other)), about(vexType, inventory.Bundle, other)}, Resign, []inventory.Format{inventory.LegacyAtt}},
+		{"a claim, beside an image signature that goes with it", into(other, inventory.Bundle), []inventory.Signature{sig(other), about(vexType, inventory.LegacyAtt, other)}, Resign, []inventory.Format{inventory.Bundle}},
+		{"a claim, its image is there already", into(other, inventory.Bundle), []inventory.Signature{in(inventory.Bundle, sig(other)), about(vexType, inventory.LegacyAtt, other)}, Resign, []inventory.Format{inventory.Bundle}},
+		// It would hide the other signer's ".sig".
+		{"a claim, on an image of another signer", into(other, inventory.Bundle), []inventory.Signature{sig(build), about(vexType, inventory.LegacyAtt, other)}, Hold, nil},
+		{"a claim, on an image that names another place", into(other, inventory.Bundle), []inventory.Signature{elsewhere, about(vexType, inventory.LegacyAtt, other)}, Hold, nil},
+		{"its own provenance", into(other, inventory.Bundle), []inventory.Signature{sig(other), about(provenanceType, inventory.LegacyAtt, other)}, Resign, []inventory.Format{inventory.Bundle}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			statements := inventory.Statements(artifact, tc.sigs)
+			var image *Outcome
+			var out Outcome
+			for _, st := range statements {
+				o, ok := Decide(st, statements, tc.p)
+				if ok {
+					explained(t, st, statements, tc.p)
+				}
+				if ok && st.Key == inventory.SignPredicate {
+					image = &o
+				}
+				out = o
+			}
+			if len(statements) > 1 {
+				out = WithClaims(image, out)
+			}
+			if out.Decision != tc.want || !slices.Equal(out.Formats, tc.formats) || out.Summary {
+				t.Errorf("%s as %v (%s), want %s as %v", out.Decision, out.Formats, out.Reason, tc.want, tc.formats)
+			}
+		})
+	}
 	t.Run("keyless, its CA is lost", func(t *testing.T) {
 		p := rotation(of(FulcioCA, "C", 30, ca))
 		p.Rotates, p.Trusted = []signer.Identity{release}, func(signer.Identity) bool { return true }

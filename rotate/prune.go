@@ -154,6 +154,9 @@ type pinnedReader struct {
 // prepare finds out by which rules to go, and whom the consumers trust now.
 func (r *pruning) prepare(ctx context.Context) error {
 	plan := r.permission.plan
+	if plan.rotation() {
+		return fmt.Errorf("plan %s rotates a signer that is still trusted: nothing of it is taken away. What must not stand is for an incident's plan", r.permission.digest)
+	}
 	incidents, err := Incidents(ctx, r.store)
 	if err != nil {
 		return err

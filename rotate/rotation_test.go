@@ -79,6 +79,9 @@ func TestRotationPlan(t *testing.T) {
 	if _, err := Contain(t.Context(), k.Store, newFakeRegistry(), nil, by, p, true); err == nil || !strings.Contains(err.Error(), "nothing to contain") {
 		t.Errorf("contained: %v", err)
 	}
+	if _, err := Prune(t.Context(), k.Store, nil, by, p, PruneOptions{All: true}, true); err == nil || !strings.Contains(err.Error(), "nothing of it is taken away") {
+		t.Errorf("pruned: %v", err)
+	}
 	k.checkJournal(t)
 }
 

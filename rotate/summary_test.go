@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -99,7 +100,7 @@ func TestAttackOnSummaries(t *testing.T) {
 		name string
 		test func(t *testing.T, k *kase, plan string, i Item, payload []byte) // the summary is made
 	}{
-		{"what it summarises is no longer proven", func(t *testing.T, k *kase, plan string, _ Item, _ []byte) {
+		{"what it summarises is no longer proven", func(t *testing.T, k *kase, plan string, made Item, payload []byte) {
 			_, err := Amend(t.Context(), k.Store, by, leak, Amendment{At: today, From: earlier(20)})
 			must(t, err)
 			recall, _ := k.plan(t, nil)
@@ -107,6 +108,16 @@ func TestAttackOnSummaries(t *testing.T) {
 			if !i.Recall || i.Decision != trust.Hold || i.Summary || !strings.Contains(i.Reason, plan) {
 				t.Errorf("%s, recall %v, summary %v: %s", i.Decision, i.Recall, i.Summary, i.Reason)
 			}
+			// What is to be pruned for it is the summary.
+			policy, err := k.may(t, recall).Current(t.Context(), k.Store)
+			must(t, err)
+			a := inventory.Artifact{Repository: repo, Digest: digest(20)}
+			sigs, err := k.SignaturesOf(t.Context(), a, "")
+			must(t, err)
+			now, err := decideOne(t.Context(), k.Store, a, sigs, policy)
+			must(t, err)
+			at := slices.IndexFunc(now, func(o Item) bool { return o.Statement == made.Statement })
+			wantEqual(t, "recalled", now[at].recall, []string{inventory.SignatureID(repo, digest(20), inventory.LegacyAtt, k.next.id, inventory.Digest(payload), nil)})
 		}},
 		{"and it was signed again by the next signer since", func(t *testing.T, k *kase, plan string, i Item, payload []byte) {
 			last := k.standby(t, "last")

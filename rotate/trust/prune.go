@@ -147,6 +147,8 @@ func (r *removal) untouchable(s inventory.Signature, cause Cause) string {
 		return "it is a file, which no registry holds: whoever keeps the file removes it"
 	case cause == CauseRecalled:
 		return ""
+	case cause == CauseReplaced && inventory.IsProvenance(s.PredicateType):
+		return "it is proven to be its builder's word, which nobody gives again: a summary of it names it, and it stays"
 	case r.image == Deny:
 		return "the artifact is denied: \"reseal contain\" takes it away with everything on it"
 	case r.image == Hold && s.PredicateType == inventory.SignPredicate && !r.AcceptDark && (!r.All || r.Artifact.Deployed):

@@ -177,6 +177,9 @@ func TestRemove(t *testing.T) {
 			policy: func(p *Policy) { p.Vouchers = []Voucher{{Signer: build, PredicateType: provenanceType}} }, want: "rogue"},
 		{name: "all, and not re-signed yet", on: on(goodOld), all: true, keeps: "yet to be re-signed"},
 		{name: "all, re-signed", on: on(goodOld, rogueOld, goodNew), all: true, want: "good rogue"},
+		{name: "all, summarised provenance stays", on: on(goodOld, goodNew, called("p", format(provenance(thief, upper(1, tsa)), inventory.LegacyAtt))), all: true,
+			decided: map[string]Decision{provenanceType: None}, want: "good", keeps: "a summary of it names it"},
+		{name: "all, rogue provenance does not", on: on(goodOld, goodNew, called("p", format(provenance(thief), inventory.LegacyAtt))), all: true, want: "good p"},
 		{name: "the window of a signer that stays", on: on(called("in", keyless(release, 11, log1)), called("before", keyless(release, 1, log1))), deployed: true,
 			policy: func(p *Policy) {
 				p.Incidents = []Incident{{ID: "I", Class: KeylessIdentity, Signers: []signer.Identity{release}, From: ptr(at(10)), Until: ptr(at(12))}}

@@ -112,7 +112,7 @@ type Engine struct {
 	By       journal.Author
 	Apply    bool          // false: look and count, change nothing
 	Parallel int           // artifacts published at once; default 8
-	Making   int           // signatures made at once; default 64, as remote signers and logs take long
+	Making   int           // signatures made at once; default 192, as remote signers and logs take long
 	Rate     rate.Limit    // signatures a second; 0: no limit
 	Settle   time.Duration // how long after the last write to look again where others write, too; default 2 s
 
@@ -133,9 +133,10 @@ type Engine struct {
 const (
 	// chunk is how many items are persisted in one transaction.
 	chunk = 64
-	// ahead is how many chunks are worked on at once: one is looked at or signed
-	// while another is published.
-	ahead = 3
+	// ahead is how many chunks are worked on at once: one is signed while another
+	// is published. With services it takes more of them to keep these busy: a log
+	// that answers once a second does so for all who wait.
+	ahead, aheadOfServices = 3, 8
 	// maxSubjects is how many artifacts one statement may name: verifiers read no
 	// more (sigstore-go, "maxAllowedSubjects").
 	maxSubjects = 1024
@@ -195,6 +196,9 @@ func (e Engine) Run(ctx context.Context, work Work) (Result, error) {
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(ahead)
+	if !e.Services.None() {
+		g.SetLimit(aheadOfServices)
+	}
 	err = r.chunks(gctx, work, func(items []Item, why []string) {
 		g.Go(func() error { return r.chunk(gctx, items, why) })
 	})
@@ -212,7 +216,7 @@ func (e Engine) start(ctx context.Context) (*run, error) {
 		e.Parallel = 8
 	}
 	if e.Making < 1 {
-		e.Making = 64
+		e.Making = 192
 	}
 	if e.Settle == 0 {
 		e.Settle = 2 * time.Second

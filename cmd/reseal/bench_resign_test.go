@@ -34,9 +34,9 @@ import (
 )
 
 const (
-	resignImages  = 1500 // of ours, in one run
+	resignImages  = 2500 // of ours, in one run
 	resignSample  = 48   // images that the peer signs in one run
-	resignLogged  = 400  // of ours, with a log and timestamps
+	resignLogged  = 1000 // of ours, with a log and timestamps
 	resignMany    = 100_000
 	resignFew     = 1000
 	resignWriters = 8 // requests that the bare client has in flight, and reseal artifacts

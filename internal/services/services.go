@@ -34,7 +34,7 @@ const (
 	longestWait   = time.Minute // however long a service asks for
 	maxAnswer     = 10 << 20    // bytes
 	maxDiagnostic = 300         // bytes of an answer that is no success, in an error
-	perHost       = 128         // connections kept open
+	perHost       = 256         // connections kept open
 )
 
 // The versions of Rekor.

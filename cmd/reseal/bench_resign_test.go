@@ -11,11 +11,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,6 +29,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/jackc/pgx/v5"
 	"github.com/sigstore/sigstore/pkg/signature/payload"
 
 	"github.com/reseal/reseal/internal/store"
@@ -39,6 +44,8 @@ const (
 	resignLogged  = 1000 // of ours, with a log and timestamps
 	resignMany    = 100_000
 	resignFew     = 1000
+	resignSlow    = 800 // over a line with latency
+	resignLatency = 50 * time.Millisecond
 	resignWriters = 8 // requests that the bare client has in flight, and reseal artifacts
 )
 
@@ -84,9 +91,18 @@ func TestBenchResign(t *testing.T) {
 	peer := w.signs(f, "peer-logged", resignSample)
 	w.keep(row{"resign/rekor2-tsa/vs-cosign3", ours.rate, peer.rate, "images/s", ours.rate / peer.rate})
 
+	one, two := w.workers(1), w.workers(2)
+	w.keep(row{"resign/workers-2-vs-1", two, one, "images/s", two / one})
+
 	few := w.resigns(resignFormat{name: "few", format: inventory.Legacy}, "few", resignFew)
-	many := w.resigns(resignFormat{name: "many", format: inventory.Legacy}, "many", resignMany)
-	fmt.Printf("bench  anonymous memory: %.0f MiB at %d images, %.0f MiB at %d (%.0f images/s)\n", few.memory, resignFew, many.memory, resignMany, many.rate)
+	images := resignMany
+	if text := os.Getenv("RESEAL_BENCH_RESIGN"); text != "" {
+		var err error
+		images, err = strconv.Atoi(text)
+		w.check(err)
+	}
+	many := w.resigns(resignFormat{name: "many", format: inventory.Legacy}, "many", images)
+	fmt.Printf("bench  anonymous memory: %.0f MiB at %d images, %.0f MiB at %d (%.0f images/s)\n", few.memory, resignFew, many.memory, images, many.rate)
 	w.keep(row{"resign/memory-100k-vs-1k", many.memory, few.memory, "MiB", few.memory / many.memory})
 }
 
@@ -111,16 +127,7 @@ func (w *world) resigns(f resignFormat, home string, images int, flags ...string
 	reseal := func(args ...string) result {
 		return w.run("reseal", append([]string{"--home", home, "--actor", "bench"}, args...)...)
 	}
-	w.ok(reseal("init", "--quorum", "1", "--approver", "alice=alice.pub", "--approver", "bob=bob.pub",
-		"--signer", "release=old.pub", "--standby", "next=new.pub", "--trusted-root", "trusted_root.json"))
-	_, release, err := signer.ParsePublicKey([]byte(w.read("old.pub")))
-	w.check(err)
-	w.check(fillSigned(w.Context(), w.path(home, "reseal.db"), w.host+"/"+home, f.format, release, images))
-	w.ok(reseal("incident", "open", "INC-1", "--signer", "release", "--from", generatedSince.AddDate(1, 0, 0).Format(time.RFC3339), "--reason", "bench"))
-	plan := decode[struct{ Plan string }](w, reseal("incident", "plan", "INC-1", "--new-signer", "next", "--max-artifacts", "0", "--max-share", "0", "--json")).Plan
-	for _, who := range []string{"alice", "bob"} {
-		w.ok(reseal("incident", "approve", plan, "--as", who, "--key", who+".key"))
-	}
+	plan := w.prepare(reseal, w.path(home, "reseal.db"), w.host+"/"+home, f.format, images)
 	before := len(w.requests())
 	m := w.measured("reseal", append([]string{"--home", home, "--actor", "bench", "resign", plan, "--key", "new.key", "--apply", "--json",
 		"--parallel", strconv.Itoa(resignWriters)}, flags...)...)
@@ -132,6 +139,23 @@ func (w *world) resigns(f resignFormat, home string, images int, flags ...string
 	c.rate, c.memory = float64(images)/m.seconds, m.memory
 	c.cpu = m.cpu / float64(images)
 	return c
+}
+
+// prepare makes a home that knows images signed by a key under an incident, and
+// an approved plan to re-sign them.
+func (w *world) prepare(reseal func(...string) result, database, repository string, f inventory.Format, images int) (plan string) {
+	w.Helper()
+	w.ok(reseal("init", "--quorum", "1", "--approver", "alice=alice.pub", "--approver", "bob=bob.pub",
+		"--signer", "release=old.pub", "--standby", "next=new.pub", "--trusted-root", "trusted_root.json"))
+	_, release, err := signer.ParsePublicKey([]byte(w.read("old.pub")))
+	w.check(err)
+	w.check(fillSigned(w.Context(), database, repository, f, release, images))
+	w.ok(reseal("incident", "open", "INC-1", "--signer", "release", "--from", generatedSince.AddDate(1, 0, 0).Format(time.RFC3339), "--reason", "bench"))
+	plan = decode[struct{ Plan string }](w, reseal("incident", "plan", "INC-1", "--new-signer", "next", "--max-artifacts", "0", "--max-share", "0", "--json")).Plan
+	for _, who := range []string{"alice", "bob"} {
+		w.ok(reseal("incident", "approve", plan, "--as", who, "--key", who+".key"))
+	}
+	return plan
 }
 
 // result reads what re-signing printed.
@@ -191,6 +215,72 @@ func oldContent(ref name.Digest, f inventory.Format) ([]byte, error) {
 		strings.TrimPrefix(ref.DigestStr(), "sha256:"), inventory.SignPredicate)
 	return fmt.Appendf(nil, `{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{"publicKey":{"hint":"old"}},
 "dsseEnvelope":{"payload":%q,"payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"c2lnbmF0dXJl"}]}}`, base64.StdEncoding.EncodeToString([]byte(statement))), nil
+}
+
+// workers leaves a plan on PostgreSQL to some workers, which reach the registry
+// over a line that is 50 ms long, and returns how many images a second they sign.
+func (w *world) workers(n int) float64 {
+	w.Helper()
+	target := &url.URL{Scheme: "http", Host: w.host}
+	proxy := &httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
+		p.SetURL(target)
+		p.Out.Host = p.In.Host // uploads go on at the address that was asked
+	}, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	slow := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		time.Sleep(resignLatency)
+		proxy.ServeHTTP(rw, r)
+	}))
+	defer slow.Close()
+	database, ok := w.database()
+	if !ok {
+		w.Fatal("PostgreSQL is not installed: apt-get install postgresql")
+	}
+	home := fmt.Sprintf("workers-%d", n)
+	reseal := func(args ...string) result {
+		return w.run("reseal", append([]string{"--home", home, "--db", database, "--actor", "bench"}, args...)...)
+	}
+	plan := w.prepare(reseal, database, strings.TrimPrefix(slow.URL, "http://")+"/"+home, inventory.Legacy, resignSlow)
+	w.ok(reseal("resign", plan, "--workers", "--apply"))
+	start := time.Now()
+	var workers []*exec.Cmd
+	for range n {
+		cmd := w.command("reseal", "--home", home, "--db", database, "--actor", "bench", "worker", "--key", "new.key")
+		w.check(cmd.Start())
+		workers = append(workers, cmd)
+	}
+	for {
+		s := decode[struct{ Planned, Signed, Failed int }](w, reseal("resign", plan, "--status", "--json"))
+		if s.Signed == resignSlow {
+			break
+		}
+		if s.Failed > 0 || time.Since(start) > patience {
+			w.Fatalf("%d workers: %+v", n, s)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	rate := resignSlow / time.Since(start).Seconds()
+	for _, cmd := range workers {
+		w.check(cmd.Process.Signal(syscall.SIGTERM))
+		w.check(cmd.Wait())
+	}
+	return rate
+}
+
+// database starts PostgreSQL once and makes a database in it.
+func (w *world) database() (location string, ok bool) {
+	w.Helper()
+	if w.databases == 0 {
+		if w.server, ok = w.postgres(); !ok {
+			return "", false
+		}
+	}
+	w.databases++
+	made := fmt.Sprintf("bench%d", w.databases)
+	c, err := pgx.Connect(w.Context(), w.server)
+	w.check(err)
+	_, err = c.Exec(w.Context(), "CREATE DATABASE "+made+" ENCODING 'UTF8' TEMPLATE template0")
+	w.check(errors.Join(err, c.Close(w.Context())))
+	return strings.Replace(w.server, "/postgres?", "/"+made+"?", 1), true
 }
 
 // signs pushes images and lets real cosign sign them, four at a time.

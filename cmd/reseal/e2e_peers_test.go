@@ -41,6 +41,9 @@ type world struct {
 	tsa      string // URL that timestamps are asked of
 	registry *server
 	env      []string // of commands, beyond what every command has
+
+	server    string // URL of PostgreSQL, once it was started
+	databases int    // made in it
 }
 
 // newWorld starts a registry and a timestamp authority and makes the keys and

@@ -18,7 +18,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/sigstore/cosign/v2/pkg/cosign"
@@ -35,8 +34,7 @@ import (
 type identity struct {
 	*sandbox.World
 	sandbox.Principal
-	uses   int           // of one certificate
-	life   time.Duration // after which it is not used any more
+	uses   int // of one certificate
 	used   atomic.Int64
 	issued atomic.Int64
 	last   atomic.Pointer[signer.Credential]

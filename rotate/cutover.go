@@ -20,6 +20,9 @@ import (
 // deployed good artifact in the dark.
 var ErrNotCovered = errors.New("not covered")
 
+// errHidden is why a good ".sig" is refused all the same.
+var errHidden = errors.New("a bundle that nothing proves good makes cosign look past its \".sig\": take it away first (reseal cutover PLAN --prune, or by hand where it is nobody's), or have the image signed in a bundle, too")
+
 // Dark is a deployed artifact that a consumer would refuse.
 type Dark struct {
 	Artifact string `json:"artifact"`
@@ -232,11 +235,18 @@ func (c *Cutover) coverOne(ctx context.Context, s *store.Store, accepts Accepts,
 			continue
 		}
 		c.Checked++
-		if err := accepts(ctx, a.Repository, a.Digest, consumer.Reads, next); err != nil {
+		err := accepts(ctx, a.Repository, a.Digest, consumer.Reads, next)
+		if err == nil && consumer.Reads == inventory.Legacy && trust.Hidden(ever, policy) {
+			err = errHidden
+		}
+		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			d := Dark{Artifact: a.Ref(), Consumer: consumer.Name, Why: err.Error()}
+			if errors.Is(err, errHidden) {
+				d.Accepted = slices.Contains(p.AcceptDark, a.Digest)
+			}
 			if held != "" {
 				d.Why, d.Accepted = "on hold: "+held, slices.Contains(p.AcceptDark, a.Digest)
 			}

@@ -256,7 +256,7 @@ func (w *world) workers(n int) float64 {
 		if s.Failed > 0 || time.Since(start) > patience {
 			w.Fatalf("%d workers: %+v", n, s)
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(time.Second) // a look takes the machine a fifth of a second
 	}
 	rate := resignSlow / time.Since(start).Seconds()
 	for _, cmd := range workers {

@@ -70,7 +70,7 @@ Examples:
 				ui.printf("  dark for %s: %s: %s%s", d.Consumer, d.Artifact, d.Why, accepted)
 			}
 			for _, name := range r.Anchors {
-				ui.printf("%s the anchor of %s", ui.verb(r.Applied, "rewrote", "would rewrite"), name)
+				ui.printf("%s the anchor of %s", ui.verb(r.Applied && runErr == nil, "rewrote", "would rewrite"), name)
 			}
 			for _, name := range r.Already {
 				ui.printf("the anchor of %s names the new signer already", name)

@@ -524,6 +524,18 @@ func (q *question) heldBefore() bool {
 	return true
 }
 
+// Hidden reports whether cosign looks past the ".sig" of an artifact for the sake
+// of bundles that a thief may have put there: none of the bundles on it is known
+// to be good, whether it was proven or nobody's concern. Where one is, consumers
+// that look past a ".sig" did so before the incident.
+func Hidden(sigs []inventory.Signature, p Policy) bool {
+	bundles := SeesBundles.Seen(sigs)
+	return len(bundles) > 0 && !slices.ContainsFunc(bundles, func(s inventory.Signature) bool {
+		j := p.examine(s)
+		return s.Verified && (!j.Replaced || p.Proves(&j))
+	})
+}
+
 // Elsewhere returns where proven image signatures that a plan replaces are kept
 // besides, in places no new signature is put by re-signing, and the new signer
 // has none. What is not proven does not count: a thief could put it anywhere.

@@ -40,10 +40,10 @@ lint: $(TOOLS)/staticcheck ## gofmt, vet, staticcheck
 race: ## tests with the race detector
 	CGO_ENABLED=1 $(GO) test -race -buildvcs=false -timeout 30m ./...
 
-e2e: build peers ## inventory and recover images signed by the real cosign in a real registry
+e2e: build build-pkcs11 peers ## inventory and recover images signed by the real cosign in a real registry
 	$(GO) test -buildvcs=false -count=1 ./internal/registry
 	CGO_ENABLED=1 $(GO) test -tags pkcs11key -buildvcs=false -count=1 ./internal/pkcs11
-	$(GO) test -tags e2e -buildvcs=false -count=1 -timeout 45m -v -run 'TestInventory|TestRecovery|TestKill|TestWorkers' ./cmd/reseal
+	$(GO) test -tags e2e -buildvcs=false -count=1 -timeout 45m -v -run 'TestInventory|TestRecovery|TestKill|TestWorkers|TestResign|TestWriters' ./cmd/reseal
 
 bench: build peers ## benchmarks beside the peers, into bin/bench.json
 	@rm -f $(BIN)/bench.jsonl $(BIN)/bench.json
@@ -67,7 +67,7 @@ $(TOOLS)/staticcheck:
 $(TOOLS)/govulncheck:
 	GOBIN=$(TOOLS) $(GO) install -buildvcs=false golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-peers: $(PEERS)/cosign2 $(PEERS)/cosign3 $(PEERS)/registry $(PEERS)/crane $(PEERS)/timestamp-server $(PEERS)/fulcio $(PEERS)/rekor-tiles ## build the real peers, pinned, into bin/peers
+peers: $(PEERS)/cosign2 $(PEERS)/cosign3 $(PEERS)/registry $(PEERS)/crane $(PEERS)/timestamp-server $(PEERS)/fulcio $(PEERS)/rekor-tiles $(PEERS)/pctester $(PEERS)/miniskopeo ## build the real peers, pinned, into bin/peers
 
 # peer NAME,MODULE_PATH,VERSION: go install under another name.
 define peer
@@ -83,6 +83,16 @@ $(eval $(call peer,crane,github.com/google/go-containerregistry/cmd/crane,v0.22.
 $(eval $(call peer,timestamp-server,github.com/sigstore/timestamp-authority/v2/cmd/timestamp-server,v2.1.3))
 $(eval $(call peer,fulcio,github.com/sigstore/fulcio,v1.8.8))
 $(eval $(call peer,rekor-tiles,github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix,v2.3.0))
+
+# module NAME,DIRECTORY,PACKAGE,FLAGS: a peer that is built from a module of its
+# own, so that what it requires stays out of ours.
+define module
+$(PEERS)/$(1): $(wildcard $(2)/*)
+	@mkdir -p $(PEERS)
+	@CGO_ENABLED=0 $(GO) -C $(2) build -trimpath -buildvcs=false -ldflags "-s -w" $(4) -o $$@ $(3) && echo "$(1)"
+endef
+$(eval $(call module,pctester,testdata/policy-tester,github.com/sigstore/policy-controller/cmd/tester))
+$(eval $(call module,miniskopeo,testdata/image-policy,.,-tags "containers_image_openpgp containers_image_storage_stub containers_image_docker_daemon_stub exclude_graphdriver_btrfs exclude_graphdriver_devicemapper"))
 
 clean: ## remove everything that was built
 	rm -rf $(BIN)

@@ -52,6 +52,7 @@ type image struct {
 	provenance bool // by the builder, which is not compromised
 	sbom       bool // by the old key, with a timestamp from before the theft
 	deployed   bool
+	both       bool // signed in the other format, too
 	rogue      bool // made by the attacker
 	known      bool // to be rogue, when the incident is opened
 }
@@ -67,6 +68,13 @@ func (i *image) want() string {
 		return "resign"
 	}
 	return "hold"
+}
+
+// other is the image as one in the other format.
+func (i *image) other() *image {
+	o := *i
+	o.format = map[string]string{legacy: bundle, bundle: legacy}[i.format]
+	return &o
 }
 
 // group is how the summary calls what became of an image.
@@ -161,6 +169,9 @@ func (w *world) publish(i *image) error {
 		return fmt.Errorf("push %s: %w", i, err)
 	}
 	err := w.sign(i, i.timestamp)
+	if err == nil && i.both {
+		err = w.sign(i.other(), i.timestamp)
+	}
 	if err == nil && i.provenance {
 		err = w.attest(i, "builder.key", "slsaprovenance1", "provenance.json", false)
 	}
@@ -195,6 +206,7 @@ type attached struct {
 	key     string // name of the key that verifies it, or "nobody"
 
 	timestamp bool // it has one; whether it is valid is for cosign to say
+	signature []byte
 }
 
 func (a attached) String() string {
@@ -206,9 +218,10 @@ type reader struct {
 	keys map[string]*ecdsa.PublicKey
 }
 
-func (w *world) reader() reader {
+// reader knows the keys that every world has, and those named.
+func (w *world) reader(more ...string) reader {
 	r := reader{map[string]*ecdsa.PublicKey{}}
-	for _, name := range []string{"old", "new", "builder"} {
+	for _, name := range append([]string{"old", "new", "builder"}, more...) {
 		block, _ := pem.Decode([]byte(w.read(name + ".pub")))
 		if block == nil {
 			w.Fatalf("%s.pub is no PEM file", name)
@@ -251,7 +264,7 @@ func (r reader) attached(i *image) ([]attached, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, attached{"legacy", signType, digest(payload), r.signer(payload, signature), stamped(layer)})
+		out = append(out, attached{"legacy", signType, digest(payload), r.signer(payload, signature), stamped(layer), signature})
 	}
 	claims, err := manifest(repo.Tag(tag + ".att"))
 	if err != nil {
@@ -318,13 +331,15 @@ func (r reader) claim(format string, e envelope, timestamp bool) attached {
 	}
 	signed := fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(e.PayloadType), e.PayloadType, len(e.Payload), e.Payload)
 	if len(e.Signatures) == 1 {
-		a.key = r.signer(signed, e.Signatures[0].Sig)
+		a.signature = e.Signatures[0].Sig
+		a.key = r.signer(signed, a.signature)
 	}
 	return a
 }
 
 // anyManifest is an image manifest or an index.
 type anyManifest struct {
+	Config    v1.Descriptor
 	Layers    []v1.Descriptor
 	Manifests []v1.Descriptor
 }

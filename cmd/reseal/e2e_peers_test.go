@@ -101,11 +101,12 @@ func binary(t *testing.T, name string) string {
 	if dir := os.Getenv("RESEAL_PEERS"); dir != "" {
 		path = filepath.Join(dir, name)
 	}
-	if name == "reseal" {
+	if suffix, ok := strings.CutPrefix(name, "reseal"); ok {
 		path = filepath.Join("..", "..", "bin", "reseal")
 		if bin := os.Getenv("RESEAL_BIN"); bin != "" {
 			path = bin
 		}
+		path += suffix // of another build of it
 	}
 	path, err := filepath.Abs(path)
 	if err != nil {

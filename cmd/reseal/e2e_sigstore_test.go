@@ -52,8 +52,9 @@ const (
 )
 
 // sigstore starts the services, and replaces the trusted root and the signing
-// configurations with ones that know them all.
-func (w *world) sigstore() *sigstore {
+// configurations with ones that know them all. More flags of "cosign
+// trusted-root create" add to the trusted root.
+func (w *world) sigstore(more ...string) *sigstore {
 	w.Helper()
 	issuer := w.newIssuer()
 	ctLog := w.newCTLog()
@@ -89,11 +90,11 @@ func (w *world) sigstore() *sigstore {
 		"--checkpoint-interval", "200ms", "--batch-max-age", "50ms")
 
 	const since = "start-time=2020-01-01T00:00:00Z"
-	w.ok(w.cosign3("trusted-root", "create", "--out", "trusted_root.json",
-		"--fulcio", "url="+s.fulcio+",certificate-chain=fulcio.pem,"+since,
-		"--ctfe", "url="+ctLog+",public-key=ct.pub,"+since,
-		"--rekor", "url=http://rekor.local,public-key=rekor.pub,origin=rekor.local,"+since,
-		"--tsa", "url="+w.tsa+",certificate-chain=tsa.pem,"+since))
+	w.ok(w.cosign3(append([]string{"trusted-root", "create", "--out", "trusted_root.json",
+		"--fulcio", "url=" + s.fulcio + ",certificate-chain=fulcio.pem," + since,
+		"--ctfe", "url=" + ctLog + ",public-key=ct.pub," + since,
+		"--rekor", "url=http://rekor.local,public-key=rekor.pub,origin=rekor.local," + since,
+		"--tsa", "url=" + w.tsa + ",certificate-chain=tsa.pem," + since}, more...)...))
 	services := []string{"--fulcio", "url=" + s.fulcio + ",api-version=1,operator=e2e," + since,
 		"--oidc-provider", "url=" + s.issuer + ",api-version=1,operator=e2e," + since}
 	for _, c := range []struct {

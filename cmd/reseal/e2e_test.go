@@ -412,6 +412,9 @@ func (w *world) once(images []*image) {
 		if i.want() == "resign" {
 			want[i.format+" "+signType] = 1
 		}
+		if i.want() == "resign" && i.both {
+			want[i.other().format+" "+signType] = 1
+		}
 		if i.sbom && i.format == legacy {
 			want["legacy-att "+sbomType] = 1
 		} else if i.sbom {

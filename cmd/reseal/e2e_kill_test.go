@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -15,18 +16,23 @@ import (
 )
 
 // kills is how many moments of a re-signing run are tried.
-const kills = 20
+const kills = 100
 
-// TestKill kills "reseal resign" at moments spread over its whole run, runs it
-// again, and compares the registry with that of a run nobody disturbed.
-func TestKill(t *testing.T) {
+// TestKillResign kills "reseal resign" at random moments of its whole run, half
+// of them by the requests it has sent and half by the time, runs it again, and
+// compares the registry with that of a run nobody disturbed.
+func TestKillResign(t *testing.T) {
 	if isolated(t) {
 		return
 	}
 	w := newWorld(t)
 	step := w.steps()
 
-	images := fleet(w.host, 7)
+	images := fleet(w.host, 3)
+	images[1].both = true
+	for _, format := range []string{legacy, bundle} {
+		images = append(images, &image{repository: w.host + "/edge/agent", tag: format + "-held", format: format})
+	}
 	w.parallel(len(images), func(n int) error { return w.publish(images[n]) })
 	w.initialise()
 	w.scan(images)
@@ -50,38 +56,52 @@ func TestKill(t *testing.T) {
 	undisturbed := w.state(images)
 	w.equal("signatures by the new key", undisturbed.byNew(), whole.Planned)
 	w.equal("what was there before, after the undisturbed run", strings.Join(undisturbed.without("new"), "\n"), strings.Join(before.without("new"), "\n"))
-	step("undisturbed: %d signatures in %s", whole.Planned, duration.Round(time.Millisecond))
+	step("undisturbed: %d signatures with %d requests in %s", whole.Planned, requests, duration.Round(time.Millisecond))
 
 	done := resigned{Planned: whole.Planned, Already: whole.Planned}.counts()
-	amid := 0
+	amid, over := 0, 0
 	for n := range kills {
 		w.restore()
-		moment := requests * n / kills
-		killed := w.runUntil(moment, "reseal", append([]string{"--home", "reseal", "--actor", "carol"}, resign...)...)
+		var moment string
+		var killed result
+		if n%2 == 0 {
+			after := rand.N(requests)
+			moment = fmt.Sprintf("%d of %d requests", after, requests)
+			killed = w.runUntil(after, "reseal", append([]string{"--home", "reseal", "--actor", "carol"}, resign...)...)
+		} else {
+			after := rand.N(duration)
+			moment = fmt.Sprintf("%s of %s", after.Round(time.Millisecond), duration.Round(time.Millisecond))
+			killed = w.runFor(after, "reseal", append([]string{"--home", "reseal", "--actor", "carol"}, resign...)...)
+		}
 		if killed.code > 0 {
-			w.Fatalf("to be killed after %d requests: %s", moment, killed)
+			w.Fatalf("to be killed after %s: %s", moment, killed)
 		}
 		left := w.state(images).byNew()
-		if 0 < left && left < whole.Planned {
+		switch {
+		case killed.code == 0:
+			over++
+		case 0 < left && left < whole.Planned:
 			amid++
 		}
 		resumed := decode[resigned](w, w.reseal(resign...))
-		again := decode[resigned](w, w.reseal(resign...))
-		fmt.Printf("e2e  killed after %3d of %d requests (exit code %2d): %2d of %d signatures in the registry; resumed: %s\n",
-			moment, requests, killed.code, left, whole.Planned, resumed.counts())
+		fmt.Printf("e2e  killed after %s (exit code %2d): %2d of %d signatures in the registry; resumed: %s\n",
+			moment, killed.code, left, whole.Planned, resumed.counts())
 		if resumed.Failed > 0 || resumed.Signed+resumed.Already != whole.Planned {
-			t.Errorf("killed after %d requests: the resumed run reports %s", moment, resumed.counts())
+			t.Errorf("killed after %s: the resumed run reports %s", moment, resumed.counts())
 		}
-		w.equal(fmt.Sprintf("killed after %d requests: running once more", moment), again.counts(), done)
+		if n%10 < 2 {
+			again := decode[resigned](w, w.reseal(resign...))
+			w.equal(fmt.Sprintf("killed after %s: running once more", moment), again.counts(), done)
+		}
 		w.ok(w.reseal("journal", "verify"))
 		if got := w.state(images); !slices.Equal(got, undisturbed) {
-			t.Errorf("killed after %d requests and resumed, the registry is not as an undisturbed run leaves it:\n%s\nexpected:\n%s",
+			t.Errorf("killed after %s and resumed, the registry is not as an undisturbed run leaves it:\n%s\nexpected:\n%s",
 				moment, strings.Join(got, "\n"), strings.Join(undisturbed, "\n"))
 		}
 	}
-	step("%d kills, %d of them with some signatures published and others not", kills, amid)
-	if amid == 0 {
-		t.Error("no kill came while signatures were being published: this run shows nothing")
+	step("%d runs: %d came to their end before they could be killed, %d were killed with some signatures published and others not", kills, over, amid)
+	if amid < kills/10 {
+		t.Errorf("only %d kills came while signatures were being published: this shows little", amid)
 	}
 }
 

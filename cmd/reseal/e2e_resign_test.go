@@ -138,7 +138,7 @@ func TestResign(t *testing.T) {
 	step("%d judgements of real consumers", c.asked)
 
 	w.onTop(groups, c)
-	step("real cosign signs on top of it, and copies it")
+	step("others sign on top of it, and copy it")
 }
 
 // signedBase pushes images and has real cosign sign them with the old key, in
@@ -382,15 +382,18 @@ func (w *world) tokenHolder() holder {
 	return h.of("token.pub")
 }
 
-// onTop has real cosign sign, with another key, on top of what reseal wrote, and
-// copy it to another repository. Nothing may be lost by it.
+// onTop has real cosign, and what Podman signs with, sign with another key on top
+// of what reseal wrote, and copy it to another repository. Nothing may be lost by
+// it.
 func (w *world) onTop(groups []*group, c *consumers) {
 	w.Helper()
 	n := slices.IndexFunc(groups, func(g *group) bool { return g.holder.name == "key" && g.services == byTSA })
 	g := groups[n]
 	// Of every two images the ".sig" or ".att" of the first is ours alone, that
 	// of the second began as cosign's.
-	by2, by3, attested, bundles := g.cells[legacy][:2], g.cells[legacy][2:4], g.cells[attestation][:2], g.cells[bundle][:2]
+	by2, by3, byPodman := g.cells[legacy][:2], g.cells[legacy][2:4], g.cells[attestation][2:4]
+	attested, bundles := g.cells[attestation][:2], g.cells[bundle][:2]
+	anything := c.temporary(map[string]any{"default": []any{map[string]any{"type": "insecureAcceptAnything"}}})
 	w.parallel(2, func(n int) error {
 		sign2 := []string{"sign", "--key", "builder.key", "--yes"}
 		sign3 := append(slices.Clone(sign2), "--signing-config", timestamps, "--trusted-root", "trusted_root.json")
@@ -401,6 +404,8 @@ func (w *world) onTop(groups []*group, c *consumers) {
 		return errors.Join(onBundle.failure(),
 			w.cosign2(append(sign2, "--tlog-upload=false", "--timestamp-server-url", w.tsa, by2[n].ref())...).failure(),
 			w.cosign3(append(sign2, "--tlog-upload=false", "--timestamp-server-url", w.tsa, "--use-signing-config=false", "--new-bundle-format=false", by3[n].ref())...).failure(),
+			w.run("miniskopeo", "-policy", anything, "-registries.d", "registries.d", "-sign-by-sigstore-private-key", "builder.key",
+				"-to", "docker://"+byPodman[n].repository+":"+byPodman[n].tag, byPodman[n].ref()).failure(),
 			w.attest(attested[n], "builder.key", "spdxjson", "sbom.json", true))
 	})
 	ask := func(key string, i *image, what string, elsewhere bool) error {
@@ -430,7 +435,8 @@ func (w *world) onTop(groups []*group, c *consumers) {
 		return err
 	}
 	w.parallel(2, func(n int) error {
-		return errors.Join(all(n, by2[n], readsSig, false), all(n, by3[n], readsSig, false), all(n, attested[n], readsAtt, false), all(n, bundles[n], readsBundle, false))
+		return errors.Join(all(n, by2[n], readsSig, false), all(n, by3[n], readsSig, false), all(n, byPodman[n], readsSig, false),
+			all(n, attested[n], readsAtt, false), all(n, bundles[n], readsBundle, false))
 	})
 	w.parallel(4, func(k int) error {
 		n, cosign := k/2, []string{"cosign2", "cosign3"}[k%2]
@@ -442,6 +448,12 @@ func (w *world) onTop(groups []*group, c *consumers) {
 			return &i
 		}
 		errs = append(errs, all(n, copied(by2[n]), readsSig, true), all(n, copied(by3[n]), readsSig, true), all(n, copied(attested[n]), readsAtt, true))
+		if from := byPodman[n]; cosign == "cosign2" { // once is enough
+			i := *from
+			i.repository += "-copied-by-podman"
+			errs = append(errs, w.run("miniskopeo", "-policy", anything, "-registries.d", "registries.d",
+				"-to", "docker://"+i.repository+":"+i.tag, from.ref()).failure(), all(n, &i, readsSig, true))
+		}
 		// Bundles it leaves behind where the registry has no referrers API, its own
 		// like ours.
 		i := copied(bundles[n])

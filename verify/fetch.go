@@ -244,8 +244,8 @@ func Config(manifest v1.Manifest) ([]byte, bool) {
 // LayersConfig is the image configuration that cosign gives its signature
 // manifests: nothing but the layers' digests. With an empty list it is that of the
 // manifests that reseal makes anew, so that all of a repository have the same: no
-// consumer reads it, and cosign itself writes one that lacks a layer when two
-// signatures have the same payload.
+// consumer looks for the layers in it, and cosign itself writes one that lacks a
+// layer when two signatures have the same payload.
 func LayersConfig(layers []v1.Descriptor) ([]byte, error) {
 	c := v1.ConfigFile{RootFS: v1.RootFS{Type: "layers"}}
 	if layers != nil {

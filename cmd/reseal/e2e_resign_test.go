@@ -255,6 +255,8 @@ func (g *group) resigned() {
 
 // configured checks that consumers get to see both image configurations: in
 // what was made anew the one that lists no layer, where cosign was first its own.
+// And that the proofs are there which the services give: cosign asks for those of
+// bundles, but of legacy signatures it verifies a timestamp only where there is one.
 func (g *group) configured() {
 	g.Helper()
 	for _, cell := range []string{legacy, both, attestation} {
@@ -280,8 +282,14 @@ func (g *group) configured() {
 				if n%2 == 0 {
 					layers, listed = 1, 0
 				}
-				g.equal(i.ref()+suffix+": signatures", len(m.Layers), layers)
+				if len(m.Layers) != layers {
+					g.Fatalf("%s%s: expected %d signatures, there are %d", i.ref(), suffix, layers, len(m.Layers))
+				}
 				g.equal(i.ref()+suffix+": layers in the configuration", len(image.RootFS.DiffIDs), listed)
+				ours := m.Layers[layers-1]
+				g.equal(g.id()+suffix+": has a timestamp", stamped(ours), g.services != byNothing)
+				g.equal(g.id()+suffix+": has an entry of a log", ours.Annotations["dev.sigstore.cosign/bundle"] != "", g.services == byRekorV1)
+				g.equal(g.id()+suffix+": has a certificate", ours.Annotations["dev.sigstore.cosign/certificate"] != "", g.public == "")
 			}
 		}
 	}

@@ -25,6 +25,9 @@ const (
 	// the others the manifest or the list is: what it names by digest, the
 	// registry took under that digest a moment before.
 	wholeOf = 32
+	// maxContended bounds how many places are looked at once more. Where others
+	// write everywhere there is no end to it: the next run looks at all of them.
+	maxContended = 2000
 	// maxLayers is how many signatures cosign reads of one manifest.
 	maxLayers = 1000
 )
@@ -187,7 +190,9 @@ func (r *run) publish(ctx context.Context, p *place) error {
 	if p.contended {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.contended = append(r.contended, p)
+		if len(r.contended) < maxContended {
+			r.contended = append(r.contended, p)
+		}
 	}
 	return nil
 }
@@ -216,7 +221,9 @@ func (r *run) write(ctx context.Context, p *place) error {
 	}
 	defer unlock()
 	base := r.base(p)
-	if err := r.find(ctx, p, base); err != nil || !p.open() {
+	err = r.find(ctx, p, base)
+	p.contended = p.contended || base.fresh
+	if err != nil || !p.open() {
 		return err
 	}
 	var missing []*unit
@@ -345,6 +352,7 @@ type base struct {
 	place *place
 	tag   registry.Manifest // what the tag names; zero: nothing
 	list  registry.Listing
+	fresh bool // something is there that the inventory does not know: somebody wrote since it was scanned
 }
 
 func (r *run) base(p *place) *base { return &base{Registry: r.Registry, store: r.Store, place: p} }
@@ -360,11 +368,14 @@ func (b *base) Manifest(ctx context.Context, repository, reference string) (regi
 				return registry.Manifest{Digest: reference, MediaType: m.MediaType, Raw: raw, Size: int64(len(raw))}, nil
 			}
 		}
+		b.fresh = true
 		return b.Registry.Manifest(ctx, repository, reference)
 	}
 	m, err := b.Registry.Manifest(ctx, repository, reference)
 	if err == nil {
 		b.tag = m
+		_, known := b.store.Vault(ctx, m.Digest)
+		b.fresh = b.fresh || known != nil
 	}
 	return m, err
 }
@@ -430,6 +441,9 @@ func (r *run) attach(ctx context.Context, p *place, base *base, units []*unit) e
 	list, err := r.Registry.Referrers(ctx, p.Repository, p.Digest)
 	if err != nil && !errors.Is(err, registry.ErrMalformed) { // what is odd in a list does not hide the rest
 		return fmt.Errorf("reading back: %w", err)
+	}
+	if len(list) != len(base.list.Descriptors)+len(units) { // somebody else was there
+		p.contended = true
 	}
 	return r.published(ctx, p, units, func(u *unit) (string, []byte) {
 		digest := inventory.Digest(manifests[u])

@@ -193,7 +193,7 @@ func (k *kase) all(t testing.TB, ref name.Digest) {
 	must(t, k.client.Extend(t.Context(), ref.Context().Name(), ref.DigestStr(), registry.Listing{}, list...))
 }
 
-func subject(ref name.Digest) verify.Subject {
+func subjectOf(ref name.Digest) verify.Subject {
 	return verify.Subject{Repository: ref.Context().Name(), Digest: ref.DigestStr()}
 }
 
@@ -202,7 +202,7 @@ func (k *kase) found(t testing.TB, ref name.Digest, keys ...crypto.PublicKey) []
 	t.Helper()
 	v, err := verify.New(verify.Trust{Keys: append(keys, k.old.PublicKey(), k.next.PublicKey())})
 	must(t, err)
-	got := verify.Fetcher{Registry: k.client, Verifier: v}.Signatures(t.Context(), subject(ref), verify.Everywhere)
+	got := verify.Fetcher{Registry: k.client, Verifier: v}.Signatures(t.Context(), subjectOf(ref), verify.Everywhere)
 	for _, p := range got.Problems {
 		t.Errorf("%s: %s", p.Reference, p.Problem)
 	}

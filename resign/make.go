@@ -151,20 +151,27 @@ func (r *run) makeAll(ctx context.Context, units []*unit, contents [][]byte) err
 	return g.Wait()
 }
 
-// makeOne makes one signature. A proof that could not be had is asked for once
-// more, with a new signature: a log refuses one that it has seen already.
-func (r *run) makeOne(ctx context.Context, u *unit, b *batch) (content []byte, err error) {
-	for range 2 {
-		if b != nil {
-			content, err = b.make(func() ([]byte, error) { return r.make(ctx, u, b.digests) })
-		} else {
-			content, err = r.make(ctx, u, []string{u.Digest})
-		}
-		if err == nil || ctx.Err() != nil || r.Services.None() || errors.As(err, new(stopped)) {
-			return content, err
-		}
+// makeOne makes one signature, or the one that serves its batch. A proof that
+// could not be had is asked for once more, with a new signature: a log refuses one
+// that it has seen already.
+func (r *run) makeOne(ctx context.Context, u *unit, b *batch) ([]byte, error) {
+	members := []*unit{u}
+	if b != nil {
+		members = b.units
 	}
-	return nil, err
+	twice := func() (content []byte, err error) {
+		for range 2 {
+			content, err = r.make(ctx, members)
+			if err == nil || ctx.Err() != nil || r.Services.None() || errors.As(err, new(stopped)) {
+				break
+			}
+		}
+		return content, err
+	}
+	if b != nil {
+		return b.make(twice)
+	}
+	return twice()
 }
 
 // resume takes up a signature that an earlier run persisted.
@@ -206,7 +213,7 @@ func (r *run) judge(ctx context.Context, u *unit, content []byte) (*reissue, err
 // root, that is one who wants each proof the signature carries to verify.
 func (r *run) accepts(ctx context.Context, f verify.Found) error {
 	c := r.consumer
-	c.RequireTimestamp = r.Root != nil && !r.Services.None()
+	c.RequireTimestamp = r.Root != nil && slices.ContainsFunc(f.Bounds, func(b inventory.Bound) bool { return b.Side == inventory.Upper })
 	err := c.Accepts(ctx, f)
 	if err != nil && c.RequireTimestamp {
 		err = fmt.Errorf("%w (do the services that are asked stand in the trusted root?)", err)
@@ -214,23 +221,44 @@ func (r *run) accepts(ctx context.Context, f verify.Found) error {
 	return err
 }
 
-// payload returns what a unit states, byte for byte, for the artifacts given.
-func (r *run) payload(ctx context.Context, u *unit, digests []string) ([]byte, error) {
-	if u.PredicateType == inventory.SignPredicate {
-		notes, err := r.annotations(ctx, u)
-		if err != nil {
-			return nil, err
-		}
-		if u.format == inventory.Bundle {
-			return signStatement(digests, notes)
-		}
-		ref, err := name.NewDigest(u.Repository + "@" + u.Digest)
-		if err != nil {
-			return nil, err
-		}
-		return payload.Cosign{Image: ref, Annotations: notes}.MarshalJSON()
+// payload returns what a unit states, byte for byte. There are several units in a
+// batch: image signatures of one repository, in one statement.
+func (r *run) payload(ctx context.Context, units []*unit) ([]byte, error) {
+	u := units[0]
+	if u.PredicateType != inventory.SignPredicate {
+		return r.message(ctx, u)
 	}
-	return r.message(ctx, u)
+	if u.format == inventory.Bundle {
+		subjects := make([]subject, len(units))
+		for n, u := range units { // what is said of one image is not said of another
+			var err error
+			if subjects[n], err = r.subject(ctx, u); err != nil {
+				return nil, err
+			}
+		}
+		return signStatement(subjects)
+	}
+	notes, err := r.annotations(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	ref, err := name.NewDigest(u.Repository + "@" + u.Digest)
+	if err != nil {
+		return nil, err
+	}
+	return payload.Cosign{Image: ref, Annotations: notes}.MarshalJSON()
+}
+
+// subject is what a statement is about, and what it says of it besides.
+type subject struct {
+	Digest      map[string]string `json:"digest"`
+	Annotations map[string]any    `json:"annotations,omitempty"`
+}
+
+func (r *run) subject(ctx context.Context, u *unit) (subject, error) {
+	notes, err := r.annotations(ctx, u)
+	algorithm, hex, _ := strings.Cut(u.Digest, ":")
+	return subject{map[string]string{algorithm: hex}, notes}, err
 }
 
 // annotations returns what proven signatures of the image annotate it with, which
@@ -258,10 +286,10 @@ func (r *run) annotations(ctx context.Context, u *unit) (map[string]any, error) 
 	return out, nil
 }
 
-// make signs a unit and returns the bytes to persist. digests are the artifacts
-// that the statement names, one but in a batch.
-func (r *run) make(ctx context.Context, u *unit, digests []string) ([]byte, error) {
-	message, err := r.payload(ctx, u, digests)
+// make signs a unit, or those of a batch, and returns the bytes to persist.
+func (r *run) make(ctx context.Context, units []*unit) ([]byte, error) {
+	u := units[0]
+	message, err := r.payload(ctx, units)
 	if err != nil {
 		return nil, err
 	}
@@ -472,26 +500,18 @@ func chainOf(trusted root.TrustedMaterial) []byte {
 }
 
 // signStatement is the in-toto statement of a cosign v3 image signature.
-func signStatement(digests []string, notes map[string]any) ([]byte, error) {
-	subjects := make([]map[string]any, len(digests))
-	for n, d := range digests {
-		algorithm, hex, _ := strings.Cut(d, ":")
-		subjects[n] = map[string]any{"digest": map[string]string{algorithm: hex}}
-		if len(notes) > 0 {
-			subjects[n]["annotations"] = notes
-		}
-	}
+func signStatement(subjects []subject) ([]byte, error) {
 	return json.Marshal(struct {
-		Type      string           `json:"_type"`
-		Subject   []map[string]any `json:"subject"`
-		Predicate string           `json:"predicateType"`
-		Body      map[string]any   `json:"predicate"`
+		Type      string         `json:"_type"`
+		Subject   []subject      `json:"subject"`
+		Predicate string         `json:"predicateType"`
+		Body      map[string]any `json:"predicate"`
 	}{"https://in-toto.io/Statement/v1", subjects, inventory.SignPredicate, map[string]any{}})
 }
 
 // batch is one bundle that signs several artifacts of one repository.
 type batch struct {
-	digests []string
+	units   []*unit
 	once    sync.Once
 	content []byte
 	err     error
@@ -502,8 +522,8 @@ func (b *batch) make(sign func() ([]byte, error)) ([]byte, error) {
 	return b.content, b.err
 }
 
-// batches puts image signatures together that one statement can make: bundles,
-// in one repository, that say nothing else of the image.
+// batches puts image signatures together that one statement can make: bundles in
+// one repository.
 func (r *run) batches(units []*unit) map[*unit]*batch {
 	out := map[*unit]*batch{}
 	if !r.Batch {
@@ -515,11 +535,11 @@ func (r *run) batches(units []*unit) map[*unit]*batch {
 			continue
 		}
 		b := open[u.Repository]
-		if b == nil || len(b.digests) == maxSubjects {
+		if b == nil || len(b.units) == maxSubjects {
 			b = &batch{}
 			open[u.Repository] = b
 		}
-		b.digests = append(b.digests, u.Digest)
+		b.units = append(b.units, u)
 		out[u] = b
 	}
 	return out

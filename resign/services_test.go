@@ -357,7 +357,7 @@ func TestAnnotations(t *testing.T) {
 	t.Parallel()
 	k := newBench(t).newCase(t)
 	ref := k.push(t, "app")
-	sub := subject(ref)
+	sub := subjectOf(ref)
 	statement := func(value string) string {
 		return fmt.Sprintf(`{"_type":"https://in-toto.io/Statement/v1","subject":[{"digest":{"sha256":"%s"},"annotations":{"stage":"%s","team":"web"}}],"predicateType":"%s","predicate":{}}`,
 			strings.TrimPrefix(sub.Digest, "sha256:"), value, inventory.SignPredicate)
@@ -411,6 +411,14 @@ func TestBatch(t *testing.T) {
 		k.plan(t, ref)
 		refs = append(refs, ref)
 	}
+	// One of them was annotated: that is said of it, and of no other.
+	annotated := refs[3]
+	for n, i := range k.items {
+		if i.Digest == annotated.DigestStr() {
+			k.items[n].Proven = []Source{{inventory.Legacy, k.vault(t, fmt.Sprintf(`{"critical":{"identity":{"docker-reference":"%s"},"image":{"docker-manifest-digest":"%s"},"type":"cosign container image signature"},"optional":{"stage":"production"}}`,
+				i.Repository, i.Digest))}}
+		}
+	}
 	e := k.engine(k.client)
 	e.Batch, e.Parallel = true, 0
 	got, err := e.Run(t.Context(), list{items: k.items})
@@ -424,6 +432,11 @@ func TestBatch(t *testing.T) {
 		}
 		for _, f := range k.found(t, ref) {
 			if f.Signer == k.next.id && f.Format == inventory.Bundle {
+				notes, err := verify.Annotations(subjectOf(ref), f.Format, f.Content)
+				must(t, err)
+				if annotated == ref != (len(notes) == 1) {
+					t.Errorf("%s is annotated with %v", ref, notes)
+				}
 				message, err := verify.Payload(f.Format, f.Content)
 				must(t, err)
 				var s struct {
@@ -475,4 +488,31 @@ func TestGivesUp(t *testing.T) {
 	must(t, err)
 	wantEqual(t, "result once it takes writes", got, Result{Planned: 5 * chunk, Signed: 5 * chunk})
 	wantEqual(t, "uses of the key", k.next.signed, 5*chunk)
+}
+
+// TestResumeWithoutProofs publishes what an earlier run persisted, although that
+// one asked no service for proofs and this one does.
+func TestResumeWithoutProofs(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	k := b.newCase(t)
+	ref := k.push(t, "app")
+	must(t, errors.Join(k.old.SignLegacy(t.Context(), ref, sandbox.NoProof), k.old.SignBundle(t.Context(), ref, sandbox.NoProof)))
+	k.plan(t, ref)
+	wantEqual(t, "result while nothing can be written", k.run(t, &wrapper{Registry: k.client, failAt: -1, fault: lost}), Result{Planned: 2, Failed: 2})
+	persisted := k.reissues(t)
+	e := k.engine(k.client)
+	var err error
+	e.Root, err = b.TrustedRoot()
+	must(t, err)
+	e.Services, err = services.Open(services.Endpoints{Timestamps: []string{b.TSAURL()}})
+	must(t, err)
+	e.Failed = func(f Failure) { t.Errorf("%s: %s", f.Format, f.Why) }
+	got, err := e.Run(t.Context(), list{items: k.items})
+	must(t, err)
+	wantEqual(t, "result", got, Result{Planned: 2, Signed: 2})
+	wantEqual(t, "uses of the key", k.next.signed, 2)
+	for n, r := range k.reissues(t) {
+		wantEqual(t, "content", r.Content, persisted[n].Content)
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -121,7 +122,7 @@ func (r *run) sign(ctx context.Context, units []*unit) error {
 // makeAll makes signatures, many at once, and returns what is to be persisted
 // of each.
 func (r *run) makeAll(ctx context.Context, units []*unit, contents [][]byte) error {
-	shared := r.batches(units)
+	r.batches(units)
 	g, gctx := errgroup.WithContext(ctx)
 	for n, u := range units {
 		select {
@@ -132,7 +133,7 @@ func (r *run) makeAll(ctx context.Context, units []*unit, contents [][]byte) err
 		g.Go(func() error {
 			defer func() { <-r.making }()
 			var err error
-			if contents[n], err = r.makeOne(gctx, u, shared[u]); err == nil {
+			if contents[n], err = r.makeOne(gctx, u); err == nil {
 				u.made, err = r.judge(context.WithoutCancel(gctx), u, contents[n])
 			}
 			if err == nil {
@@ -154,10 +155,10 @@ func (r *run) makeAll(ctx context.Context, units []*unit, contents [][]byte) err
 // makeOne makes one signature, or the one that serves its batch. A proof that
 // could not be had is asked for once more, with a new signature: a log refuses one
 // that it has seen already.
-func (r *run) makeOne(ctx context.Context, u *unit, b *batch) ([]byte, error) {
+func (r *run) makeOne(ctx context.Context, u *unit) ([]byte, error) {
 	members := []*unit{u}
-	if b != nil {
-		members = b.units
+	if u.batch != nil {
+		members = u.batch.units
 	}
 	twice := func() (content []byte, err error) {
 		for range 2 {
@@ -168,8 +169,8 @@ func (r *run) makeOne(ctx context.Context, u *unit, b *batch) ([]byte, error) {
 		}
 		return content, err
 	}
-	if b != nil {
-		return b.make(twice)
+	if u.batch != nil {
+		return u.batch.make(twice)
 	}
 	return twice()
 }
@@ -261,10 +262,12 @@ func (r *run) subject(ctx context.Context, u *unit) (subject, error) {
 	return subject{map[string]string{algorithm: hex}, notes}, err
 }
 
-// annotations returns what proven signatures of the image annotate it with, which
-// policies may ask for ("cosign verify -a"). Where two differ the first counts.
+// annotations returns what a proven signature of the image annotates it with,
+// which policies may ask for ("cosign verify -a"). Where there are several it is
+// the one that says all that the others do: nobody ever stated more at once.
 func (r *run) annotations(ctx context.Context, u *unit) (map[string]any, error) {
-	var out map[string]any
+	var most map[string]any
+	var all []map[string]any
 	for _, from := range u.Proven {
 		stored, err := r.Store.Vault(ctx, from.Content)
 		if err != nil {
@@ -274,16 +277,19 @@ func (r *run) annotations(ctx context.Context, u *unit) (map[string]any, error) 
 		if err != nil {
 			return nil, fmt.Errorf("the annotations to keep: %w", err)
 		}
+		all = append(all, notes)
+		if len(notes) > len(most) {
+			most = notes
+		}
+	}
+	for _, notes := range all {
 		for key, value := range notes {
-			if out == nil {
-				out = map[string]any{}
-			}
-			if _, taken := out[key]; !taken {
-				out[key] = value
+			if !reflect.DeepEqual(most[key], value) {
+				return nil, fmt.Errorf("proven signatures annotate the image differently (%q), and no one of them says it all: sign it by hand, with what is right", key)
 			}
 		}
 	}
-	return out, nil
+	return most, nil
 }
 
 // make signs a unit, or those of a batch, and returns the bytes to persist.
@@ -524,10 +530,9 @@ func (b *batch) make(sign func() ([]byte, error)) ([]byte, error) {
 
 // batches puts image signatures together that one statement can make: bundles in
 // one repository.
-func (r *run) batches(units []*unit) map[*unit]*batch {
-	out := map[*unit]*batch{}
+func (r *run) batches(units []*unit) {
 	if !r.Batch {
-		return out
+		return
 	}
 	open := map[string]*batch{}
 	for _, u := range units {
@@ -540,9 +545,40 @@ func (r *run) batches(units []*unit) map[*unit]*batch {
 			open[u.Repository] = b
 		}
 		b.units = append(b.units, u)
-		out[u] = b
+		u.batch = b
 	}
-	return out
+}
+
+// unbatch gives up persisted statements about several images of which one is not
+// to be signed any more: whoever takes such a bundle from one image can attach it
+// to another that it names. What of them is published is found all the same.
+func (r *run) unbatch(ctx context.Context, units []*unit) error {
+	good := map[string]bool{} // "repository@digest"
+	for _, u := range units {
+		if u.record.State != Held && u.PredicateType == inventory.SignPredicate {
+			good[u.Repository+"@"+u.Digest] = true
+		}
+	}
+	verdicts := map[string]bool{} // by content
+	for _, u := range units {
+		if u.record.Content == "" || u.record.State == Held || u.format != inventory.Bundle || u.PredicateType != inventory.SignPredicate {
+			continue
+		}
+		fine, known := verdicts[u.record.Content]
+		if !known {
+			content, err := r.Store.Vault(ctx, u.record.Content)
+			if err != nil {
+				return err
+			}
+			subjects, err := verify.Subjects(content)
+			fine = err == nil && !slices.ContainsFunc(subjects, func(d string) bool { return len(subjects) > 1 && !good[u.Repository+"@"+d] })
+			verdicts[u.record.Content] = fine
+		}
+		if !fine {
+			u.record.Content = ""
+		}
+	}
+	return nil
 }
 
 func describe(mediaType types.MediaType, content []byte) v1.Descriptor {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"time"
 
@@ -107,7 +108,7 @@ func (r *run) look(ctx context.Context, p *place) error {
 // accepts it, read whole.
 func (r *run) find(ctx context.Context, p *place, base *base) error {
 	fetched := verify.Fetcher{Registry: base, Verifier: r.verifier}.Signatures(ctx, p.Subject, verify.Only(p.format))
-	if !slices.ContainsFunc(p.units, func(u *unit) bool { return u.open() && r.match(u, fetched) != nil }) {
+	if !slices.ContainsFunc(p.units, func(u *unit) bool { return u.open() && len(r.candidates(u, fetched)) > 0 }) {
 		if fetched.Unknown != nil { // what could not be read may be it
 			return fmt.Errorf("looking for an earlier signature: %w", fetched.Unknown)
 		}
@@ -115,38 +116,76 @@ func (r *run) find(ctx context.Context, p *place, base *base) error {
 	}
 	// Something of ours is there. The base may have been read from the vault.
 	fetched = r.fetcher.Signatures(ctx, p.Subject, verify.Only(p.format))
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	for _, u := range p.units {
 		if !u.open() {
 			continue
 		}
-		f := r.match(u, fetched)
-		if f == nil {
-			if fetched.Unknown != nil {
-				u.err = fmt.Errorf("looking for an earlier signature: %w", fetched.Unknown)
-			}
-			continue
+		f, refused := r.match(ctx, u, fetched)
+		if err := ctx.Err(); err != nil {
+			return err
 		}
-		u.settle(*f, fetched.Holders)
-		if !r.Apply {
-			continue
+		switch {
+		case f != nil:
+			u.settle(*f, fetched.Holders)
+			u.good = r.Apply
+		case fetched.Unknown != nil:
+			u.err = fmt.Errorf("looking for an earlier signature: %w", fetched.Unknown)
+		case refused != nil && u.record.Content == "" && u.made == nil:
+			u.err = fmt.Errorf("the signature that is there is not accepted by its consumer's verifier: %w", refused)
 		}
-		if err := r.accepts(ctx, *f); err != nil {
-			u.err = fmt.Errorf("the signature read back is not accepted by its consumer's verifier: %w", err)
-			continue
-		}
-		u.good = true
 	}
 	return nil
 }
 
-// match returns the signature of a unit among those found.
-func (r *run) match(u *unit, fetched verify.Fetched) *verify.Found {
+// candidates are the signatures that may be a unit's among those found.
+func (r *run) candidates(u *unit, fetched verify.Fetched) (out []*verify.Found) {
 	for n := range fetched.Found {
 		if f := &fetched.Found[n]; f.Verified && f.Signer == r.Signer.Identity() && f.StatementKey() == u.StatementKey {
-			return f
+			out = append(out, f)
 		}
 	}
-	return nil
+	return out
+}
+
+// match returns the signature of a unit among those found: one that its consumer
+// accepts and that proves no less than the unit's own bytes, where there are any.
+// Whoever writes to the registry can put copies beside it that lack proofs.
+func (r *run) match(ctx context.Context, u *unit, fetched verify.Fetched) (_ *verify.Found, refused error) {
+	own := -1
+	if u.made == nil && u.record.Content != "" {
+		// What can no longer be verified, for a service left the trusted root, is
+		// nothing to compare with.
+		if err := r.resume(ctx, u); err != nil && u.made != nil {
+			u.made = nil
+		}
+	}
+	if u.made != nil {
+		own = proofs(u.made.Bounds)
+	}
+	for _, f := range r.candidates(u, fetched) {
+		if proofs(f.Bounds) < own {
+			continue
+		}
+		err := r.accepts(ctx, *f)
+		if err == nil {
+			return f, nil
+		}
+		refused = err
+	}
+	return nil, refused
+}
+
+// proofs counts the proofs of time that verify.
+func proofs(bounds []inventory.Bound) (n int) {
+	for _, b := range bounds {
+		if b.Side == inventory.Upper && b.Verified {
+			n++
+		}
+	}
+	return n
 }
 
 // settle takes note of where the signature of a unit is.
@@ -163,13 +202,6 @@ func (u *unit) settle(f verify.Found, holders []verify.Holder) {
 // are there, and reads them back. When somebody else overwrites them it begins
 // anew.
 func (r *run) publish(ctx context.Context, p *place) error {
-	for _, u := range p.units {
-		if u.open() && u.made == nil && u.record.Content != "" {
-			if err := r.resume(ctx, u); err != nil {
-				u.err = err
-			}
-		}
-	}
 	for try := 1; p.open(); try++ {
 		if try > tries {
 			return errors.New("reading back: the signature is not there: another writer overwrites it again and again: run again when that is done")
@@ -209,7 +241,7 @@ func wait(ctx context.Context, d time.Duration) error {
 // write reads a place, adds what is missing there, and reads it back.
 func (r *run) write(ctx context.Context, p *place) error {
 	for _, u := range p.units { // before the place is read, so that little time passes until it is written
-		if u.open() && u.made.fresh && !u.kept() {
+		if u.open() && u.made != nil && u.made.fresh && !u.kept() {
 			if err := r.upload(ctx, u); err != nil {
 				return err
 			}
@@ -228,14 +260,40 @@ func (r *run) write(ctx context.Context, p *place) error {
 	}
 	var missing []*unit
 	for _, u := range p.units {
-		if u.open() {
+		if u.open() && r.ready(ctx, u) {
 			missing = append(missing, u)
 		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if len(missing) == 0 {
+		return nil
 	}
 	if p.format == inventory.Bundle {
 		return r.attach(ctx, p, base, missing)
 	}
 	return r.append(ctx, p, base, missing)
+}
+
+// ready reports whether there are bytes to publish for a unit that is not there.
+// Bytes that an earlier run persisted and that are not accepted any more, for a
+// service left the trusted root, are given up: the next run signs anew.
+func (r *run) ready(ctx context.Context, u *unit) bool {
+	if u.made == nil && u.record.Content != "" {
+		if err := r.resume(ctx, u); err != nil {
+			if ctx.Err() == nil {
+				u.record.Content = ""
+				u.err = fmt.Errorf("what an earlier run signed is given up, the next run signs anew: %w", err)
+			}
+			return false
+		}
+	}
+	if u.made == nil {
+		u.err = errors.New("the signature that was there is gone, and it was not made under this plan: run again")
+		return false
+	}
+	return true
 }
 
 // upload puts the content of a unit's signature into the repository.
@@ -265,18 +323,20 @@ func (r *run) published(ctx context.Context, p *place, units []*unit, there func
 	for _, u := range units {
 		if u.wrote = true; r.whole(p.Repository) {
 			fetched := r.fetcher.Signatures(ctx, p.Subject, verify.Only(p.format))
-			f := r.match(u, fetched)
+			f, refused := r.match(ctx, u, fetched)
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			switch {
 			case f != nil:
 				u.settle(*f, fetched.Holders)
 			case fetched.Unknown != nil:
 				return fmt.Errorf("reading back: %w", fetched.Unknown)
+			case refused != nil:
+				u.err = fmt.Errorf("the signature read back is not accepted by its consumer's verifier: %w", refused)
+				continue
 			default:
 				continue // overwritten
-			}
-			if err := r.accepts(ctx, *f); err != nil {
-				u.err = fmt.Errorf("the signature read back is not accepted by its consumer's verifier: %w", err)
-				continue
 			}
 		} else {
 			digest, raw := there(u)
@@ -303,19 +363,19 @@ func (r *run) settle(ctx context.Context) error {
 		r.contended = nil
 		for _, p := range again {
 			for _, u := range p.units {
-				u.good = u.record.State != Done
+				u.good, u.wrote = u.record.State != Done, false
 			}
-			if err := r.find(ctx, p, r.base(p)); err != nil {
-				p.fail(err)
-			} else if p.open() {
-				if err := r.publish(ctx, p); err != nil {
-					if ctx.Err() != nil {
-						return ctx.Err()
-					}
-					p.fail(err)
+			err := r.find(ctx, p, r.base(p))
+			if err == nil && p.open() {
+				err = r.publish(ctx, p)
+			}
+			if err != nil {
+				if errors.As(err, new(stopped)) || ctx.Err() != nil {
+					return err
 				}
+				p.fail(err)
 			}
-			if err := r.unsettled(ctx, p); err != nil {
+			if err := r.resettled(ctx, p); err != nil {
 				return err
 			}
 		}
@@ -323,25 +383,43 @@ func (r *run) settle(ctx context.Context) error {
 	return nil
 }
 
-// unsettled records what was lost to another writer after it was counted as
-// signed.
-func (r *run) unsettled(ctx context.Context, p *place) error {
+// resettled records what was lost to another writer after it was counted as
+// signed, and what was put back.
+func (r *run) resettled(ctx context.Context, p *place) error {
 	for _, u := range p.units {
-		if u.err == nil || u.record.State != Done {
+		lost := u.err != nil && u.record.State == Done
+		if !lost && !(u.good && u.wrote) {
 			continue
 		}
-		u.record.State, u.record.Why = Failed, u.err.Error()
-		if err := r.update(ctx, func(tx *store.Tx) error { return r.put(ctx, tx, u) }); err != nil {
+		if lost {
+			u.record.State, u.record.Why = Failed, u.err.Error()
+		}
+		if err := r.update(ctx, func(tx *store.Tx) error { return r.enter(ctx, tx, u) }); err != nil {
 			return err
 		}
-		r.mu.Lock()
-		r.result.Signed, r.result.Failed = r.result.Signed-1, r.result.Failed+1
-		r.mu.Unlock()
-		if r.Failed != nil {
-			r.Failed(Failure{Item: u.Item, Format: u.format, Why: u.record.Why})
-		}
+		r.recount(u, lost)
 	}
 	return nil
+}
+
+// recount corrects what was counted of a unit.
+func (r *run) recount(u *unit, lost bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if u.already {
+		r.result.Already--
+	} else {
+		r.result.Signed--
+	}
+	u.already = false
+	if !lost {
+		r.result.Signed++
+		return
+	}
+	r.result.Failed++
+	if r.Failed != nil {
+		r.Failed(Failure{Item: u.Item, Format: u.format, Why: u.record.Why})
+	}
 }
 
 // base is a place as it was read, to be written with changes. What is at hand
@@ -368,8 +446,9 @@ func (b *base) Manifest(ctx context.Context, repository, reference string) (regi
 				return registry.Manifest{Digest: reference, MediaType: m.MediaType, Raw: raw, Size: int64(len(raw))}, nil
 			}
 		}
-		b.fresh = true
-		return b.Registry.Manifest(ctx, repository, reference)
+		m, err := b.Registry.Manifest(ctx, repository, reference)
+		b.fresh = b.fresh || err == nil && !verify.OpenReferrer(m).Empty()
+		return m, err
 	}
 	m, err := b.Registry.Manifest(ctx, repository, reference)
 	if err == nil {
@@ -523,6 +602,16 @@ func (r *run) append(ctx context.Context, p *place, base *base, units []*unit) e
 		return err
 	}
 	digest, _, err := r.Registry.PutManifest(ctx, p.Repository, tag, string(image.MediaType), raw)
+	if lacks(err) {
+		// The layer of which this one has the content stands in the manifest, and its
+		// content was lost.
+		for _, u := range units {
+			if err := r.upload(ctx, u); err != nil {
+				return err
+			}
+		}
+		digest, _, err = r.Registry.PutManifest(ctx, p.Repository, tag, string(image.MediaType), raw)
+	}
 	if err != nil {
 		return err
 	}
@@ -539,4 +628,11 @@ func (r *run) append(ctx context.Context, p *place, base *base, units []*unit) e
 		}
 		return digest, now.Raw
 	})
+}
+
+// lacks reports whether a registry refused a manifest, as it does when it does not
+// have what that names.
+func lacks(err error) bool {
+	var e *registry.Error
+	return errors.As(err, &e) && (e.Status == http.StatusBadRequest || e.Status == http.StatusNotFound)
 }

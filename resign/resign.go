@@ -158,9 +158,11 @@ type unit struct {
 	holder []byte        // the manifest that holds what was found: restoring it takes that, too
 	err    error
 
-	uploaded bool // the content is in the repository
-	wrote    bool // published by this run
-	good     bool // read back, and accepted by its consumer's verifier
+	batch    *batch // that it is signed in; nil: alone
+	uploaded bool   // the content is in the repository
+	already  bool   // counted as found
+	wrote    bool   // published by this run
+	good     bool   // read back, and accepted by its consumer's verifier
 }
 
 // open reports whether there is something left to do about the unit.
@@ -181,6 +183,7 @@ type run struct {
 	done      int64
 	result    Result
 	failing   int             // units that failed in a row
+	lastBatch *batch          // of the last one that failed
 	contended []*place        // others write there, too
 	sampled   int             // units published
 	seen      map[string]bool // repositories of which one was read back whole
@@ -305,6 +308,9 @@ func sameArtifact(a, b Item) bool { return a.Repository == b.Repository && a.Dig
 func (r *run) chunk(ctx context.Context, items []Item, why []string) error {
 	units, err := r.units(ctx, items, why)
 	if err != nil {
+		return err
+	}
+	if err := r.unbatch(ctx, units); err != nil {
 		return err
 	}
 	artifacts := places(units)
@@ -449,18 +455,7 @@ func (r *run) keep(ctx context.Context, units []*unit) error {
 	if len(changed) > 0 {
 		if err := r.update(ctx, func(tx *store.Tx) error {
 			for _, u := range changed {
-				if err := r.put(ctx, tx, u); err != nil {
-					return err
-				}
-				if u.record.State != Done {
-					continue
-				}
-				for _, content := range [][]byte{u.found.Content, u.holder} {
-					if _, err := tx.PutVault(ctx, content); err != nil {
-						return err
-					}
-				}
-				if err := tx.PutSignature(ctx, u.found.Signature); err != nil {
+				if err := r.enter(ctx, tx, u); err != nil {
 					return err
 				}
 			}
@@ -470,9 +465,24 @@ func (r *run) keep(ctx context.Context, units []*unit) error {
 		}
 	}
 	for _, u := range told { // what is counted as signed is recorded
-		r.tally(u, !u.wrote)
+		u.already = !u.wrote
+		r.tally(u, u.already)
+		u.made, u.found, u.holder = nil, nil, nil // they are in the vault
 	}
 	return nil
+}
+
+// enter records the state of a unit, and its signature if there is one.
+func (r *run) enter(ctx context.Context, tx *store.Tx, u *unit) error {
+	if err := r.put(ctx, tx, u); err != nil || u.record.State != Done {
+		return err
+	}
+	for _, content := range [][]byte{u.found.Content, u.holder} {
+		if _, err := tx.PutVault(ctx, content); err != nil {
+			return err
+		}
+	}
+	return tx.PutSignature(ctx, u.found.Signature)
 }
 
 func (r *run) put(ctx context.Context, tx *store.Tx, u *unit) error {
@@ -498,7 +508,10 @@ func (r *run) tally(u *unit, already bool) {
 		r.result.Held++
 	case u.record.State == Failed:
 		r.result.Failed++
-		r.failing++
+		if u.batch == nil || u.batch != r.lastBatch { // one batch fails once
+			r.failing++
+		}
+		r.lastBatch = u.batch
 	case already:
 		r.result.Already++
 		r.failing = 0

@@ -20,6 +20,7 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/sigstore/cosign/v2/pkg/cosign"
 	"github.com/sigstore/sigstore/pkg/signature"
 
@@ -372,7 +373,11 @@ func TestAnnotations(t *testing.T) {
 		{inventory.Bundle, k.vault(t, fmt.Sprintf(`{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{"publicKey":{"hint":"x"}},"dsseEnvelope":{"payload":"%s","payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"c2ln"}]}}`,
 			encode(statement("another"))))},
 	}
-	wantEqual(t, "result", k.run(t, k.client), Result{Planned: 2, Signed: 2})
+	// Nobody ever said both: nothing says both now.
+	wantEqual(t, "result where they differ", k.run(t, k.client), Result{Planned: 2, Failed: 2})
+	k.items[0].Proven[1].Content = k.vault(t, fmt.Sprintf(`{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{"publicKey":{"hint":"x"}},"dsseEnvelope":{"payload":"%s","payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"c2ln"}]}}`,
+		encode(statement("production"))))
+	wantEqual(t, "result where one says it all", k.run(t, k.client), Result{Planned: 2, Signed: 2})
 	for _, f := range k.found(t, ref) {
 		if f.Signer != k.next.id {
 			continue
@@ -515,4 +520,144 @@ func TestResumeWithoutProofs(t *testing.T) {
 	for n, r := range k.reissues(t) {
 		wantEqual(t, "content", r.Content, persisted[n].Content)
 	}
+}
+
+// TestAttack has somebody who can write to the registry, and has no key, go
+// against what is signed again.
+func TestAttack(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	trusted, err := b.TrustedRoot()
+	must(t, err)
+	stamped, err := services.Open(services.Endpoints{Timestamps: []string{b.TSAURL()}})
+	must(t, err)
+	signed := func(t *testing.T) (*kase, name.Digest) {
+		k := b.newCase(t)
+		ref := k.push(t, "app")
+		must(t, k.old.SignLegacy(t.Context(), ref, sandbox.NoProof))
+		k.plan(t, ref)
+		e := k.engine(k.client)
+		e.Root, e.Services = trusted, stamped
+		got, err := e.Run(t.Context(), list{items: k.items})
+		must(t, err)
+		wantEqual(t, "result", got, Result{Planned: 1, Signed: 1})
+		return k, ref
+	}
+	again := func(t *testing.T, k *kase, want Result) {
+		e := k.engine(k.client)
+		e.Root, e.Services = trusted, stamped
+		e.Failed = func(f Failure) { t.Errorf("%s: %s", f.Format, f.Why) }
+		got, err := e.Run(t.Context(), list{items: k.items})
+		must(t, err)
+		wantEqual(t, "result of the next run", got, want)
+	}
+	change := func(t *testing.T, k *kase, ref name.Digest, do func(*v1.Manifest)) {
+		repository, tag := ref.Context().Name(), verify.Tag(ref.DigestStr(), inventory.Legacy)
+		m, err := k.client.Manifest(t.Context(), repository, tag)
+		must(t, err)
+		var image v1.Manifest
+		must(t, json.Unmarshal(m.Raw, &image))
+		do(&image)
+		raw, err := json.Marshal(image)
+		must(t, err)
+		_, _, err = k.client.PutManifest(t.Context(), repository, tag, m.MediaType, raw)
+		must(t, err)
+	}
+	strict := func(t *testing.T, k *kase, ref name.Digest) {
+		if err := b.judgeOf(t, ref, inventory.Legacy, k.next.PublicKey(), k.next.id, false, true); err != nil {
+			t.Errorf("cosign, which asks for the timestamp, refuses it: %v", err)
+		}
+	}
+	t.Run("a copy without its proofs in the place of the new signature", func(t *testing.T) {
+		t.Parallel()
+		k, ref := signed(t)
+		change(t, k, ref, func(m *v1.Manifest) {
+			delete(m.Layers[len(m.Layers)-1].Annotations, "dev.sigstore.cosign/rfc3161timestamp")
+		})
+		again(t, k, Result{Planned: 1, Signed: 1})
+		strict(t, k, ref)
+		wantEqual(t, "uses of the key", k.next.signed, 1)
+	})
+	t.Run("a copy with a broken proof before the new signature", func(t *testing.T) {
+		t.Parallel()
+		k, ref := signed(t)
+		change(t, k, ref, func(m *v1.Manifest) {
+			broken := *m.Layers[len(m.Layers)-1].DeepCopy()
+			broken.Annotations["dev.sigstore.cosign/rfc3161timestamp"] = `{"SignedRFC3161Timestamp":"AAAA"}`
+			m.Layers = append([]v1.Descriptor{broken}, m.Layers...)
+		})
+		again(t, k, Result{Planned: 1, Already: 1})
+		wantEqual(t, "uses of the key", k.next.signed, 1)
+	})
+	t.Run("a bundle that names an image which is held by now", func(t *testing.T) {
+		t.Parallel()
+		k := b.newCase(t)
+		var refs []name.Digest
+		for n := range 4 {
+			refs = append(refs, k.push(t, fmt.Sprint(n)))
+			must(t, k.old.SignBundle(t.Context(), refs[n], sandbox.NoProof))
+			k.plan(t, refs[n])
+		}
+		e := k.engine(&wrapper{Registry: k.client, failAt: -1, fault: lost})
+		e.Batch = true
+		got, err := e.Run(t.Context(), list{items: k.items})
+		must(t, err)
+		wantEqual(t, "result while nothing can be written", got, Result{Planned: 4, Failed: 4})
+		rogue := refs[2].DigestStr()
+		e.Registry = k.client
+		got, err = e.Run(t.Context(), list{k.items, func(i Item) (string, error) {
+			if i.Digest == rogue {
+				return "marked rogue", nil
+			}
+			return "", nil
+		}})
+		must(t, err)
+		wantEqual(t, "result", got, Result{Planned: 4, Signed: 3, Held: 1})
+		for _, ref := range refs {
+			for _, f := range k.found(t, ref) {
+				if f.Signer != k.next.id {
+					continue
+				}
+				subjects, err := verify.Subjects(f.Content)
+				must(t, err)
+				if slices.Contains(subjects, rogue) {
+					t.Errorf("the new signer states %s, which is held, on %s", rogue, ref)
+				}
+			}
+		}
+	})
+}
+
+// TestServiceLeftTheRoot gives up persisted bytes that no verifier accepts any
+// more, and signs anew; what is published and accepted stays.
+func TestServiceLeftTheRoot(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	elsewhere := newBench(t)
+	k := b.newCase(t)
+	ref := k.push(t, "app")
+	must(t, k.old.SignLegacy(t.Context(), ref, sandbox.NoProof))
+	k.plan(t, ref)
+	e := k.engine(&wrapper{Registry: k.client, failAt: -1, fault: lost})
+	var err error
+	e.Root, err = elsewhere.TrustedRoot()
+	must(t, err)
+	e.Services, err = services.Open(services.Endpoints{Timestamps: []string{elsewhere.TSAURL()}})
+	must(t, err)
+	got, err := e.Run(t.Context(), list{items: k.items})
+	must(t, err)
+	wantEqual(t, "result while nothing can be written", got, Result{Planned: 1, Failed: 1})
+	e.Registry = k.client
+	e.Root, err = b.TrustedRoot()
+	must(t, err)
+	e.Services, err = services.Open(services.Endpoints{Timestamps: []string{b.TSAURL()}})
+	must(t, err)
+	got, err = e.Run(t.Context(), list{items: k.items})
+	must(t, err)
+	wantEqual(t, "result once the authority left the root", got, Result{Planned: 1, Failed: 1})
+	got, err = e.Run(t.Context(), list{items: k.items})
+	must(t, err)
+	wantEqual(t, "result of the run after that", got, Result{Planned: 1, Signed: 1})
+	wantEqual(t, "signatures by the new signer", count(k.found(t, ref), k.next.id), map[string]int{"legacy " + inventory.SignPredicate: 1})
+	k.checkJournal(t)
 }

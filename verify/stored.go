@@ -115,6 +115,9 @@ func storedPayload(envelope []byte) ([]byte, error) {
 // nothing about whether the signature verifies.
 func Annotations(sub Subject, f inventory.Format, content []byte) (map[string]any, error) {
 	message, err := Payload(f, content)
+	if errors.Is(err, errNoEnvelope) { // a message signature says nothing but the digest
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

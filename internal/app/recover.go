@@ -483,7 +483,7 @@ func (a *App) accepts(ctx context.Context, repository, digest string, f inventor
 		}
 		err = consumer.Accepts(ctx, found)
 		if err == nil {
-			return nil
+			return a.bundlesKnown(ctx, sub, f)
 		}
 		refused = err
 	}
@@ -491,4 +491,26 @@ func (a *App) accepts(ctx context.Context, repository, digest string, f inventor
 		refused = errors.Join(refused, errors.New(p.Problem))
 	}
 	return refused
+}
+
+// bundlesKnown refuses a ".sig" beside which bundles stand that no scan has seen:
+// cosign would look past it, and nobody has judged them.
+func (a *App) bundlesKnown(ctx context.Context, sub verify.Subject, f inventory.Format) error {
+	if f != inventory.Legacy {
+		return nil
+	}
+	v, err := a.verifier(ctx)
+	if err != nil {
+		return err
+	}
+	ever, err := a.store.SignaturesEver(ctx, inventory.Artifact{Repository: sub.Repository, Digest: sub.Digest})
+	if err != nil {
+		return err
+	}
+	for _, found := range (verify.Fetcher{Registry: a.options.Registry, Verifier: v}).Signatures(ctx, sub, verify.Only(inventory.Bundle)).Found {
+		if !slices.ContainsFunc(ever, func(s inventory.Signature) bool { return s.Content == found.Signature.Content }) {
+			return fmt.Errorf("the bundle %s beside its \".sig\" came after the last scan, and cosign would look past the \".sig\": scan %s again", found.Manifest, sub.Repository)
+		}
+	}
+	return nil
 }

@@ -53,7 +53,7 @@ func (a *App) share(ctx context.Context, p rotate.Permission, e resign.Engine, s
 	var total resign.Result
 	var done, given int64
 	mine := map[int64]bool{}
-	for {
+	for o.Only.Limit == 0 || given < o.Only.Limit {
 		l, err := a.claim(ctx, e.By, plan, owner, sel, o)
 		if err != nil {
 			return total, err
@@ -76,7 +76,9 @@ func (a *App) share(ctx context.Context, p rotate.Permission, e resign.Engine, s
 			w.limit = o.Only.Limit - given
 		}
 		r, err := l.run(ctx, e, w)
-		given += w.given
+		if !errors.Is(err, store.ErrLeaseLost) {
+			given += w.given
+		}
 		if err == nil && (w.cut || w.limit > 0 && w.given == w.limit) {
 			// The next run completes them, which looks once more at what is done.
 			return plus(total, r), l.release(ctx, "the limit was reached", 0)

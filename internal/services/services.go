@@ -159,6 +159,8 @@ func CheckURL(at string) error {
 		return errors.New("the URL of a service cannot be read: write it as https://HOST/PATH")
 	case u.User != nil:
 		return fmt.Errorf("the URL of the service at %s carries a user or password: leave them out", u.Host)
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return fmt.Errorf("the URL of the service at %s has a query, which errors would repeat: leave it out", u.Host)
 	}
 	return nil
 }

@@ -70,6 +70,7 @@ func TestOpenRefuses(t *testing.T) {
 		"no URL":                  {Timestamps: []string{"tsa.example"}},
 		"another protocol":        {RekorV1: []string{"ftp://log.example"}},
 		"a password in the URL":   {Timestamps: []string{"https://user:secret@tsa.example/"}},
+		"a token in the query":    {Timestamps: []string{"https://tsa.example/?apikey=secret"}},
 		"a password in the log's": {RekorV2: []string{"https://user:secret@log.example/"}, Timestamps: []string{"https://tsa.example"}},
 	} {
 		if _, err := Open(e); err == nil || strings.Contains(err.Error(), "secret") {

@@ -525,14 +525,27 @@ func (q *question) heldBefore() bool {
 }
 
 // Hidden reports whether cosign looks past the ".sig" of an artifact for the sake
-// of bundles that a thief may have put there: none of the bundles on it is known
-// to be good, whether it was proven or nobody's concern. Where one is, consumers
-// that look past a ".sig" did so before the incident.
+// of bundles that a thief may have put there. A bundle excuses that when it is by
+// the new signer, proven good, or of a trusted signer of no concern, and any when
+// it was seen before every incident began: consumers that look past a ".sig" did so
+// then.
 func Hidden(sigs []inventory.Signature, p Policy) bool {
 	bundles := SeesBundles.Seen(sigs)
 	return len(bundles) > 0 && !slices.ContainsFunc(bundles, func(s inventory.Signature) bool {
+		if p.seenBefore(s) {
+			return true
+		}
 		j := p.examine(s)
-		return s.Verified && (!j.Replaced || p.Proves(&j))
+		trusted := s.Signer == p.Successor || p.Trusted == nil || p.Trusted(s.Signer)
+		return s.Verified && (!j.Replaced && trusted || p.Proves(&j))
+	})
+}
+
+// seenBefore reports whether our own inventory saw a signature before every
+// incident began.
+func (p *Policy) seenBefore(s inventory.Signature) bool {
+	return !s.FirstSeen.IsZero() && !slices.ContainsFunc(p.Incidents, func(i Incident) bool {
+		return i.From == nil || !s.FirstSeen.Before(i.From.Add(-p.Skew))
 	})
 }
 

@@ -211,20 +211,24 @@ func TestHidden(t *testing.T) {
 	rogue, proven := bundle(claim(thief, "vex", upper(11, tsa))), bundle(sig(thief, upper(1, tsa)))
 	gone := rogue
 	gone.Gone = true
+	early := bundle(provenance(build))
+	early.FirstSeen = p.Incidents[0].From.Add(-24 * time.Hour)
 	for name, tc := range map[string]struct {
 		sigs []inventory.Signature
 		want bool
 	}{
-		"no bundle":                            {[]inventory.Signature{sig(next), format(claim(thief, "vex"), inventory.LegacyAtt)}, false},
-		"a rogue claim":                        {[]inventory.Signature{sig(next), rogue}, true},
-		"two rogue ones":                       {[]inventory.Signature{sig(next), rogue, bundle(sig(thief))}, true},
-		"a rogue one and garbage":              {[]inventory.Signature{sig(next), rogue, forged(bundle(sig(other)))}, true},
-		"garbage":                              {[]inventory.Signature{sig(next), forged(bundle(sig(thief)))}, true},
-		"a rogue one that is gone":             {[]inventory.Signature{sig(next), gone}, false},
-		"a rogue one elsewhere":                {[]inventory.Signature{sig(next), located(rogue)}, false},
-		"a proven one beside":                  {[]inventory.Signature{sig(next), rogue, proven}, false},
-		"one by the new signer beside":         {[]inventory.Signature{sig(next), rogue, bundle(sig(next))}, false},
-		"one of a signer of no concern beside": {[]inventory.Signature{sig(next), rogue, bundle(provenance(build))}, false},
+		"no bundle":                      {[]inventory.Signature{sig(next), format(claim(thief, "vex"), inventory.LegacyAtt)}, false},
+		"a rogue claim":                  {[]inventory.Signature{sig(next), rogue}, true},
+		"two rogue ones":                 {[]inventory.Signature{sig(next), rogue, bundle(sig(thief))}, true},
+		"a rogue one and garbage":        {[]inventory.Signature{sig(next), rogue, forged(bundle(sig(other)))}, true},
+		"garbage":                        {[]inventory.Signature{sig(next), forged(bundle(sig(thief)))}, true},
+		"a rogue one that is gone":       {[]inventory.Signature{sig(next), gone}, false},
+		"a rogue one elsewhere":          {[]inventory.Signature{sig(next), located(rogue)}, false},
+		"a proven one beside":            {[]inventory.Signature{sig(next), rogue, proven}, false},
+		"one by the new signer beside":   {[]inventory.Signature{sig(next), rogue, bundle(sig(next))}, false},
+		"one of a trusted signer beside": {[]inventory.Signature{sig(next), rogue, bundle(provenance(other))}, false},
+		"one of a stranger beside":       {[]inventory.Signature{sig(next), rogue, bundle(provenance(build))}, true},
+		"one of a stranger, from before": {[]inventory.Signature{sig(next), rogue, early}, false},
 	} {
 		if got := Hidden(tc.sigs, p); got != tc.want {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"slices"
 	"time"
 
@@ -602,7 +601,7 @@ func (r *run) append(ctx context.Context, p *place, base *base, units []*unit) e
 		return err
 	}
 	digest, _, err := r.Registry.PutManifest(ctx, p.Repository, tag, string(image.MediaType), raw)
-	if lacks(err) {
+	if registry.Refused(err) {
 		// The layer of which this one has the content stands in the manifest, and its
 		// content was lost.
 		for _, u := range units {
@@ -628,11 +627,4 @@ func (r *run) append(ctx context.Context, p *place, base *base, units []*unit) e
 		}
 		return digest, now.Raw
 	})
-}
-
-// lacks reports whether a registry refused a manifest, as it does when it does not
-// have what that names.
-func lacks(err error) bool {
-	var e *registry.Error
-	return errors.As(err, &e) && (e.Status == http.StatusBadRequest || e.Status == http.StatusNotFound)
 }

@@ -271,3 +271,10 @@ func (a answer) hasCode(codes ...transport.ErrorCode) bool {
 func (a answer) isPage() bool {
 	return strings.HasPrefix(a.header.Get("Content-Type"), "text/html")
 }
+
+// Refused reports whether a registry refused a manifest for what is in it, as it
+// does when it does not have what the manifest names.
+func Refused(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && (e.Status == http.StatusBadRequest || e.Status == http.StatusNotFound)
+}

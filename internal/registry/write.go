@@ -268,8 +268,7 @@ func (c *Client) putFallback(ctx context.Context, repo, subject string, x *index
 			return err
 		}
 		_, _, err = c.PutManifest(ctx, repo, fallbackTag(subject), string(types.OCIImageIndex), raw)
-		var e *Error
-		if !errors.As(err, &e) || pruned || e.Status != http.StatusBadRequest && e.Status != http.StatusNotFound {
+		if pruned || !Refused(err) {
 			return err
 		}
 		if found, err2 := c.prune(ctx, repo, x); err2 != nil || !found {

@@ -19,11 +19,13 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/sigstore/cosign/v2/pkg/cosign"
 	"github.com/sigstore/sigstore/pkg/signature"
 
+	"github.com/reseal/reseal/internal/registry"
 	"github.com/reseal/reseal/internal/sandbox"
 	"github.com/reseal/reseal/internal/services"
 	"github.com/reseal/reseal/inventory"
@@ -660,4 +662,26 @@ func TestServiceLeftTheRoot(t *testing.T) {
 	wantEqual(t, "result of the run after that", got, Result{Planned: 1, Signed: 1})
 	wantEqual(t, "signatures by the new signer", count(k.found(t, ref), k.next.id), map[string]int{"legacy " + inventory.SignPredicate: 1})
 	k.checkJournal(t)
+}
+
+// TestRequests holds the requests of an image, with the look and the read-back,
+// where nothing was signed before and the registry has a referrers API.
+func TestRequests(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for f, most := range map[inventory.Format]float64{inventory.Legacy: 5.2, inventory.Bundle: 5.2} {
+		k := b.newCase(t)
+		client := registry.New(registry.Options{Keychain: authn.NewMultiKeychain()})
+		const images = 2 * chunk
+		for n := range images {
+			k.items = append(k.items, Item{Seq: int64(n + 1), Repository: k.Registry() + "/" + k.repo, Digest: inventory.Digest(fmt.Append(nil, f, n)), MediaType: "application/vnd.oci.image.manifest.v1+json", Size: 1,
+				PredicateType: inventory.SignPredicate, StatementKey: inventory.SignPredicate, Formats: []inventory.Format{f}})
+		}
+		wantEqual(t, "result", k.run(t, client), Result{Planned: images, Signed: images})
+		if got := float64(client.Requests()) / images; got > most {
+			t.Errorf("%s: %.3f requests an image, want %.1f at most", f, got, most)
+		} else {
+			t.Logf("%s: %.3f requests an image", f, got)
+		}
+	}
 }

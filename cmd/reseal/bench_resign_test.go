@@ -44,7 +44,7 @@ const (
 	resignLogged  = 1000 // of ours, with a log and timestamps
 	resignMany    = 100_000
 	resignFew     = 1000
-	resignSlow    = 800 // over a line with latency
+	resignSlow    = 1600 // over a line with latency
 	resignLatency = 50 * time.Millisecond
 	resignWriters = 8 // requests that the bare client has in flight, and reseal artifacts
 )

@@ -79,7 +79,7 @@ func selection(c *cli.Context) app.Selection {
 
 // resignHere re-signs in this process.
 func resignHere(c *cli.Context, ui *ui, a *app.App, who app.SignerOptions) error {
-	_, full, _, err := a.Plan(c.Context, c.Args().First())
+	full, err := a.FindPlan(c.Context, c.Args().First())
 	if err != nil {
 		return err
 	}

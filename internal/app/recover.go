@@ -98,6 +98,11 @@ func (a *App) suspicion(ctx context.Context, suspect string, skew time.Duration)
 	return p, nil
 }
 
+// FindPlan returns the digest of the one plan that the start of one names.
+func (a *App) FindPlan(ctx context.Context, text string) (string, error) {
+	return rotate.FindPlan(ctx, a.store, text)
+}
+
 // Plan returns a plan by its digest or the start of it.
 func (a *App) Plan(ctx context.Context, digest string) (rotate.Plan, string, rotate.Totals, error) {
 	full, err := rotate.FindPlan(ctx, a.store, digest)
@@ -271,9 +276,17 @@ func (a *App) ToResign(ctx context.Context, plan string, only Selection) (n int6
 	if err != nil {
 		return 0, err
 	}
+	if only.Limit == 0 {
+		for _, s := range shards {
+			if sel.Has(s) {
+				n += s.Units
+			}
+		}
+		return n, nil
+	}
 	left := only.Limit
 	err = rotate.Items(ctx, a.store, plan, trust.Resign, func(i rotate.Item) error {
-		if !sel.Has(store.Shard{Repository: i.Repository, Deployed: i.Deployed}) || only.Limit > 0 && left == 0 {
+		if !sel.Has(store.Shard{Repository: i.Repository, Deployed: i.Deployed}) || left == 0 {
 			return nil
 		}
 		left--

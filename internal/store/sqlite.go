@@ -73,6 +73,13 @@ func busySQLite(err error) bool {
 	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_BUSY && !errors.Is(err, context.Canceled)
 }
 
+// fullSQLite reports whether an error means that a file could not be written, as
+// when the disk is full.
+func fullSQLite(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && (e.Code()&0xff == sqlite3.SQLITE_FULL || e.Code()&0xff == sqlite3.SQLITE_IOERR)
+}
+
 // corruptSQLite reports whether an error means that the file is no whole database.
 func corruptSQLite(err error) bool {
 	var e *sqlite.Error

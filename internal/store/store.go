@@ -169,6 +169,8 @@ func failed(err error) error {
 		return nil
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), lostPostgres(err):
 		return fmt.Errorf("database: the connection was lost and nothing of this is recorded: run it again when the database answers: %w", err)
+	case fullSQLite(err):
+		return fmt.Errorf("database: it could not be read or written, and nothing of this is recorded: is the disk full? make room and run it again: %w", err)
 	case busySQLite(err):
 		return fmt.Errorf("database: another process has been writing for %v: run it again when that is done: %w", busyTimeout, err)
 	}

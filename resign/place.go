@@ -12,6 +12,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/reseal/reseal/internal/clock"
 	"github.com/reseal/reseal/internal/registry"
 	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/inventory"
@@ -205,7 +206,7 @@ func (r *run) publish(ctx context.Context, p *place) error {
 		}
 		if try > 1 {
 			p.contended = true
-			if err := wait(ctx, time.Duration(try)*(50*time.Millisecond+rand.N(100*time.Millisecond))); err != nil {
+			if err := clock.Sleep(ctx, time.Duration(try)*(50*time.Millisecond+rand.N(100*time.Millisecond))); err != nil {
 				return err
 			}
 		}
@@ -224,15 +225,6 @@ func (r *run) publish(ctx context.Context, p *place) error {
 		}
 	}
 	return nil
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // write reads a place, adds what is missing there, and reads it back.
@@ -353,7 +345,7 @@ func (r *run) published(ctx context.Context, p *place, units []*unit, there func
 // have read before we wrote and written after we read back.
 func (r *run) settle(ctx context.Context) error {
 	for round := 0; len(r.contended) > 0 && round < tries; round++ {
-		if err := wait(ctx, r.Settle); err != nil {
+		if err := clock.Sleep(ctx, r.Settle); err != nil {
 			return err
 		}
 		again := r.contended

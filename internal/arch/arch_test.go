@@ -35,7 +35,7 @@ var layers = []struct {
 	{"rules", "pure functions: verdicts, decisions, verifier files", []string{"rotate/trust", "rotate/emit"}},
 	{"verification", "stored signatures become evidence", []string{"verify"}},
 	{"adapters", "the world outside, one package each", []string{"internal/store", "internal/registry", "internal/web", "internal/sandbox", "internal/keyfile", "internal/kms", "internal/pkcs11", "internal/keyless", "internal/services", "internal/queue"}},
-	{"plumbing", "files that survive a crash", []string{"internal/durable"}},
+	{"plumbing", "files that survive a crash, waiting that ends", []string{"internal/durable", "internal/clock"}},
 	{"sources", "what other systems write becomes records, usage and anchors", []string{"inventory/records", "inventory/anchors"}},
 	{"inventory", "artifacts, signatures, statements, bounds", []string{"inventory"}},
 	{"vocabulary", "who signs, and what was done", []string{"signer", "journal"}},

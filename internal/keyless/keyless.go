@@ -26,6 +26,7 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/sign"
 	"golang.org/x/time/rate"
 
+	"github.com/reseal/reseal/internal/clock"
 	"github.com/reseal/reseal/signer"
 )
 
@@ -103,7 +104,7 @@ func Open(ctx context.Context, o Options) (*Source, error) {
 		o.Transport = http.DefaultTransport
 	}
 	if o.wait == nil {
-		o.wait = wait
+		o.wait = clock.Sleep
 	}
 	s := &Source{options: o, limit: rate.NewLimiter(rate.Limit(o.Rate/60), 1), turn: make(chan struct{}, 1)}
 	first, err := s.ask(ctx)
@@ -136,17 +137,6 @@ func redactURL(text string) string {
 		return "..." + text[at:]
 	}
 	return text
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }
 
 // Identity returns who signs: the issuer and subject of the first certificate.

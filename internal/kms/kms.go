@@ -23,6 +23,7 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature/kms"
 	"github.com/sigstore/sigstore/pkg/signature/options"
 
+	"github.com/reseal/reseal/internal/clock"
 	"github.com/reseal/reseal/signer"
 )
 
@@ -203,7 +204,7 @@ var tooBusy = regexp.MustCompile(`(?i)throttl|too many requests|rate exceeded|li
 func retry[T any](ctx context.Context, o Options, call func(context.Context) (T, error)) (T, error) {
 	wait := o.wait
 	if wait == nil {
-		wait = sleep
+		wait = clock.Sleep
 	}
 	longest := firstWait
 	for n := 1; ; n++ {
@@ -254,15 +255,4 @@ func bounded[T any](ctx context.Context, o Options, call func(context.Context) (
 		return r.v, fmt.Errorf("no answer within %s", timeout)
 	}
 	return r.v, r.err
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }

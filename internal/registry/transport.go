@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/reseal/reseal/internal/clock"
 )
 
 const (
@@ -63,7 +65,7 @@ type wire struct {
 }
 
 func newWire(base http.RoundTripper, perHost int) *wire {
-	return &wire{base: base, perHost: perHost, sleep: sleep, now: time.Now, hosts: map[string]*host{}}
+	return &wire{base: base, perHost: perHost, sleep: clock.Sleep, now: time.Now, hosts: map[string]*host{}}
 }
 
 // host holds back requests to one host.
@@ -214,17 +216,6 @@ func (w *wire) retryAfter(value string) time.Duration {
 		return min(at.Sub(w.now()), maxRetryAfter)
 	}
 	return 0
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // notSent marks an error from before the first byte.

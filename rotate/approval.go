@@ -183,13 +183,9 @@ func people(ctx context.Context, s *store.Store) (Approvers, []Incident, error) 
 // ApprovedBy returns who has given an approval of a plan or a motion, by name.
 // Whether each still counts is for Permit and Carry to say.
 func ApprovedBy(ctx context.Context, s *store.Store, digest string) ([]string, error) {
-	bodies, err := s.Documents(ctx, store.KindApproval, digest+" ")
+	all, err := loadAll[Approval](ctx, s, store.KindApproval, digest+" ")
 	names := []string{}
-	for _, b := range bodies {
-		var a Approval
-		if err := json.Unmarshal(b, &a); err != nil {
-			return nil, fmt.Errorf("approval of %s: %w", digest, err)
-		}
+	for _, a := range all {
 		if !a.Proposal {
 			names = append(names, a.Approver)
 		}

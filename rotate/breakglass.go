@@ -2,7 +2,6 @@ package rotate
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -117,15 +116,5 @@ func BreakGlasses(ctx context.Context, s *store.Store, plan string) ([]BreakGlas
 	if plan != "" {
 		prefix += " "
 	}
-	bodies, err := s.Documents(ctx, store.KindBreakGlass, prefix)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]BreakGlass, len(bodies))
-	for n, body := range bodies {
-		if err := json.Unmarshal(body, &out[n]); err != nil {
-			return nil, fmt.Errorf("break-glass of %s: %w", plan, err)
-		}
-	}
-	return out, nil
+	return loadAll[BreakGlass](ctx, s, store.KindBreakGlass, prefix)
 }

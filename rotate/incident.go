@@ -466,17 +466,7 @@ func LoadIncident(ctx context.Context, s *store.Store, id string) (Incident, err
 // Incidents returns every incident, in order of name, also those withdrawn. See
 // Rules for those that count.
 func Incidents(ctx context.Context, s *store.Store) ([]Incident, error) {
-	bodies, err := s.Documents(ctx, store.KindIncident, "")
-	if err != nil {
-		return nil, err
-	}
-	out := make([]Incident, len(bodies))
-	for n, b := range bodies {
-		if err := json.Unmarshal(b, &out[n]); err != nil {
-			return nil, fmt.Errorf("incident: %w", err)
-		}
-	}
-	return out, nil
+	return loadAll[Incident](ctx, s, store.KindIncident, "")
 }
 
 // counts reports whether the incident counts in judgements: a closed one is
@@ -528,6 +518,22 @@ func load(ctx context.Context, s *store.Store, kind, id string, into any) error 
 		return fmt.Errorf("%s %s: %w", kind, id, err)
 	}
 	return nil
+}
+
+// loadAll returns every document of a kind whose ID starts with prefix, in order
+// of ID.
+func loadAll[T any](ctx context.Context, s *store.Store, kind, prefix string) ([]T, error) {
+	bodies, err := s.Documents(ctx, kind, prefix)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]T, len(bodies))
+	for n, b := range bodies {
+		if err := json.Unmarshal(b, &out[n]); err != nil {
+			return nil, fmt.Errorf("%s %s: %w", kind, prefix, err)
+		}
+	}
+	return out, nil
 }
 
 // canonical returns the one JSON form of a value that is hashed and signed:

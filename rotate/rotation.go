@@ -2,7 +2,6 @@ package rotate
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -78,17 +77,7 @@ func LoadRotation(ctx context.Context, s *store.Store, id string) (Rotation, err
 
 // Rotations returns every rotation, in order of name.
 func Rotations(ctx context.Context, s *store.Store) ([]Rotation, error) {
-	bodies, err := s.Documents(ctx, store.KindRotation, "")
-	if err != nil {
-		return nil, err
-	}
-	out := make([]Rotation, len(bodies))
-	for n, b := range bodies {
-		if err := json.Unmarshal(b, &out[n]); err != nil {
-			return nil, fmt.Errorf("rotation: %w", err)
-		}
-	}
-	return out, nil
+	return loadAll[Rotation](ctx, s, store.KindRotation, "")
 }
 
 // rotation reports whether the plan is that of a rotation.

@@ -2,8 +2,6 @@ package rotate
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"slices"
 
 	"github.com/reseal/reseal/internal/store"
@@ -31,17 +29,7 @@ func PutSource(ctx context.Context, s *store.Store, by journal.Author, src trust
 
 // Sources returns the sources that were declared complete, in order of name.
 func Sources(ctx context.Context, s *store.Store) ([]trust.Source, error) {
-	bodies, err := s.Documents(ctx, store.KindSource, "")
-	if err != nil {
-		return nil, err
-	}
-	out := make([]trust.Source, len(bodies))
-	for n, b := range bodies {
-		if err := json.Unmarshal(b, &out[n]); err != nil {
-			return nil, fmt.Errorf("source: %w", err)
-		}
-	}
-	return out, nil
+	return loadAll[trust.Source](ctx, s, store.KindSource, "")
 }
 
 // inTotoPayload is the payload type of the envelopes that attestations are

@@ -42,12 +42,14 @@ race: ## tests with the race detector
 
 e2e: build build-pkcs11 peers ## inventory and recover images signed by the real cosign in a real registry
 	$(GO) test -buildvcs=false -count=1 ./internal/registry
+	$(GO) test -buildvcs=false -count=1 -run '^TestPostgres$$' ./internal/store # installs PostgreSQL, as root, for the tests below
 	CGO_ENABLED=1 $(GO) test -tags pkcs11key -buildvcs=false -count=1 ./internal/pkcs11
 	$(GO) test -tags e2e -buildvcs=false -count=1 -timeout 45m -v -run 'TestInventory|TestRecovery|TestKill|TestWorkers|TestResign|TestWriters' ./cmd/reseal
 
 bench: build peers ## benchmarks beside the peers, into bin/bench.json
 	@rm -f $(BIN)/bench.jsonl $(BIN)/bench.json
 	RESEAL_BENCH_OUT=$(BIN)/bench.jsonl $(GO) test -tags bench -buildvcs=false -count=1 -p 1 -timeout 60m -v -run '^TestBench$$' ./internal/store ./inventory/scan ./verify
+	$(GO) test -buildvcs=false -count=1 -run '^TestPostgres$$' ./internal/store # installs PostgreSQL, as root, for the next
 	RESEAL_BENCH_OUT=$(BIN)/bench.jsonl $(GO) test -tags bench -buildvcs=false -count=1 -timeout 60m -v -run '^TestBenchResign$$' ./cmd/reseal
 	RESEAL_BENCH_OUT=$(BIN)/bench.jsonl $(GO) test -tags bench -buildvcs=false -count=1 -timeout 60m -v -run '^TestBench$$' ./cmd/reseal
 

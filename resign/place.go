@@ -116,15 +116,12 @@ func (r *run) find(ctx context.Context, p *place, base *base) error {
 	}
 	// Something of ours is there. The base may have been read from the vault.
 	fetched = r.fetcher.Signatures(ctx, p.Subject, verify.Only(p.format))
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	for _, u := range p.units {
 		if !u.open() {
 			continue
 		}
-		f, refused := r.match(ctx, u, fetched)
-		if err := ctx.Err(); err != nil {
+		f, refused, err := r.match(ctx, u, fetched)
+		if err != nil {
 			return err
 		}
 		switch {
@@ -153,12 +150,16 @@ func (r *run) candidates(u *unit, fetched verify.Fetched) (out []*verify.Found) 
 // match returns the signature of a unit among those found: one that its consumer
 // accepts and that proves no less than the unit's own bytes, where there are any.
 // Whoever writes to the registry can put copies beside it that lack proofs.
-func (r *run) match(ctx context.Context, u *unit, fetched verify.Fetched) (_ *verify.Found, refused error) {
+func (r *run) match(ctx context.Context, u *unit, fetched verify.Fetched) (_ *verify.Found, refused, err error) {
 	own := -1
 	if u.made == nil && u.record.Content != "" {
+		content, err := r.Store.Vault(ctx, u.record.Content)
+		if err != nil {
+			return nil, nil, err
+		}
 		// What can no longer be verified, for a service left the trusted root, is
 		// nothing to compare with.
-		_ = r.resume(ctx, u)
+		u.made, _ = r.judge(ctx, u, content)
 	}
 	if u.made != nil {
 		own = proofs(u.made.Bounds)
@@ -167,13 +168,11 @@ func (r *run) match(ctx context.Context, u *unit, fetched verify.Fetched) (_ *ve
 		if proofs(f.Bounds) < own {
 			continue
 		}
-		err := r.accepts(ctx, *f)
-		if err == nil {
-			return f, nil
+		if refused = r.accepts(ctx, *f); refused == nil {
+			return f, nil, nil
 		}
-		refused = err
 	}
-	return nil, refused
+	return nil, refused, ctx.Err()
 }
 
 // proofs counts the proofs of time that verify.
@@ -312,8 +311,8 @@ func (r *run) published(ctx context.Context, p *place, units []*unit, there func
 	for _, u := range units {
 		if u.wrote = true; r.whole(p.Repository) {
 			fetched := r.fetcher.Signatures(ctx, p.Subject, verify.Only(p.format))
-			f, refused := r.match(ctx, u, fetched)
-			if err := ctx.Err(); err != nil {
+			f, refused, err := r.match(ctx, u, fetched)
+			if err != nil {
 				return err
 			}
 			switch {

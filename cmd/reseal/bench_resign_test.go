@@ -39,7 +39,7 @@ import (
 )
 
 const (
-	resignImages  = 2500 // of ours, in one run
+	resignImages  = 5000 // of ours, in one run
 	resignSample  = 48   // images that the peer signs in one run
 	resignLogged  = 1000 // of ours, with a log and timestamps
 	resignMany    = 100_000

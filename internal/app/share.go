@@ -22,9 +22,13 @@ import (
 const DefaultLease = time.Minute
 
 const (
-	// claimItems is how many items a process claims that works on a plan alone,
-	// and shareItems the least it claims where others do, too.
+	// claimItems is how many items a process claims first that works on a plan
+	// alone: more, up to claimMost, while a claim is done within claimTime, because
+	// each begins with nothing to publish. shareItems is the least it claims where
+	// others work on the plan, too.
 	claimItems = 512
+	claimMost  = 8192
+	claimTime  = 10 * time.Second
 	shareItems = 64
 	batchItems = 1024 // that one statement can name
 
@@ -53,11 +57,13 @@ func (a *App) share(ctx context.Context, p rotate.Permission, e resign.Engine, s
 	var total resign.Result
 	var done, given int64
 	mine := map[int64]bool{}
+	size := int64(claimItems)
 	for o.Only.Limit == 0 || given < o.Only.Limit {
-		l, err := a.claim(ctx, e.By, plan, owner, sel, o)
+		l, err := a.claim(ctx, e.By, plan, owner, sel, size, o)
 		if err != nil {
 			return total, err
 		}
+		start := time.Now()
 		if len(l.claim.Shards) == 0 {
 			more, err := a.wait(ctx, e.By, plan, sel)
 			if err != nil {
@@ -103,6 +109,9 @@ func (a *App) share(ctx context.Context, p rotate.Permission, e resign.Engine, s
 		for _, s := range l.claim.Shards {
 			mine[s.N] = true
 		}
+		if time.Since(start) < claimTime {
+			size = min(2*size, claimMost)
+		}
 	}
 	all, err := a.store.Shards(ctx, plan)
 	for _, s := range all {
@@ -117,9 +126,9 @@ func plus(x, y resign.Result) resign.Result {
 	return resign.Result{Planned: x.Planned + y.Planned, Signed: x.Signed + y.Signed, Already: x.Already + y.Already, Held: x.Held + y.Held, Failed: x.Failed + y.Failed}
 }
 
-// claim takes the next shards: many for a process that is alone, fewer the less
-// is left where others take some, too.
-func (a *App) claim(ctx context.Context, by journal.Author, plan, owner string, sel store.ShardSelection, o ResignOptions) (*lease, error) {
+// claim takes the next shards, of so many items: as said for a process that is
+// alone, fewer the less is left where others take some, too.
+func (a *App) claim(ctx context.Context, by journal.Author, plan, owner string, sel store.ShardSelection, items int64, o ResignOptions) (*lease, error) {
 	l := &lease{store: a.store, by: by, length: o.Lease}
 	l.last(time.Now())
 	err := a.store.Update(ctx, by, func(tx *store.Tx) error {
@@ -127,9 +136,8 @@ func (a *App) claim(ctx context.Context, by journal.Author, plan, owner string, 
 		if err != nil {
 			return err
 		}
-		items := int64(claimItems)
 		if o.Batch {
-			items = batchItems
+			items = max(items, batchItems)
 		}
 		if others {
 			items = min(items, max(shareItems, waiting/4))

@@ -194,7 +194,7 @@ func (w *worker) work(ctx context.Context, j queue.Job, complete func(context.Co
 	}
 	o := ResignOptions{Plan: j.Plan, Signer: w.o.Signer, Services: w.o.Services, Apply: true, Batch: w.o.Batch,
 		Parallel: max(w.o.Parallel/shardsAtOnce, 1), Rate: w.o.Rate / shardsAtOnce, Lease: w.o.Lease}
-	l, err := w.claim(ctx, by, j.Plan, w.owner, store.ShardSelection{N: j.Shard}, o)
+	l, err := w.claim(ctx, by, j.Plan, w.owner, store.ShardSelection{N: j.Shard}, claimItems, o)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,10 @@ import (
 	"github.com/reseal/reseal/verify"
 )
 
-const workerLease = 8 * time.Second
+const (
+	workerLease = 8 * time.Second
+	workerPause = time.Minute // of a worker that is stopped and goes on
+)
 
 // workersWorld is a sandbox whose registry answers slowly, a PostgreSQL server
 // and the commands of several machines.
@@ -53,7 +56,7 @@ type workersWorld struct {
 }
 
 // TestWorkers has three real workers re-sign a plan: one is killed, one is paused
-// for longer than its lease, one is stopped and another started, and the database
+// for a minute, far longer than its lease, one is stopped and another started, and the database
 // is restarted. In the end every planned statement is signed by the new signer
 // once, and nothing else is.
 func TestWorkers(t *testing.T) {
@@ -110,7 +113,7 @@ func TestWorkers(t *testing.T) {
 	time.Sleep(time.Second)
 	w.postgres.start(t)
 	step("the database was restarted: %s", workers(s))
-	time.Sleep(time.Until(pausedAt.Add(2 * workerLease)))
+	time.Sleep(time.Until(pausedAt.Add(workerPause)))
 	w.check(paused.cmd.Process.Signal(syscall.SIGCONT))
 	step("the paused one goes on")
 

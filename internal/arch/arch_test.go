@@ -31,7 +31,7 @@ var layers = []struct {
 	{"wiring", "configuration becomes stores, clients and signers", []string{"internal/app"}},
 	{"drills", "the whole product, rehearsed", []string{"runbooks/drill"}},
 	{"runbooks", "what is done, in which order, and why", []string{"runbooks"}},
-	{"acting", "the packages that do things; siblings do not know each other", []string{"rotate", "resign", "tuf", "inventory/scan", "inventory/evidence", "inventory/restore", "rotate/pack"}},
+	{"acting", "the packages that do things; siblings do not know each other", []string{"rotate", "resign", "tuf", "tuf/radar", "tuf/airgap", "inventory/scan", "inventory/evidence", "inventory/restore", "rotate/pack"}},
 	{"rules", "pure functions: verdicts, decisions, verifier files", []string{"rotate/trust", "rotate/emit"}},
 	{"verification", "stored signatures become evidence", []string{"verify"}},
 	{"adapters", "the world outside, one package each", []string{"internal/store", "internal/registry", "internal/web", "internal/sandbox", "internal/keyfile", "internal/kms", "internal/pkcs11", "internal/keyless", "internal/services", "internal/queue"}},
@@ -48,7 +48,7 @@ var outside = map[string][]string{
 	"github.com/riverqueue/river": {"internal/queue"},
 	"github.com/jackc/pgx/v5":     {"internal/store", "internal/queue", "internal/app"}, // the app joins the queue to the store's transactions
 	"os/exec":                     {},
-	"net/http":                    {"internal/registry", "internal/services", "internal/keyless", "internal/sandbox", "tuf", "runbooks/drill"},
+	"net/http":                    {"internal/registry", "internal/services", "internal/keyless", "internal/sandbox", "tuf", "tuf/radar", "runbooks/drill"},
 	"os/signal":                   {"cmd/reseal"},
 	"testing":                     {},
 }

@@ -1,0 +1,149 @@
+package radar
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+)
+
+// unpublished looks at metadata/root.json. It returns the root in it when that waits for signatures: the next version,
+// not in the history yet, or the last one with signatures still expected. One that is signed already joins the versions.
+func (l *look) unpublished(ctx context.Context, versions map[int64]*version) *version {
+	if l.layout() != Source {
+		return nil
+	}
+	const name = "metadata/root.json"
+	newest := int64(0)
+	for n := range versions {
+		newest = max(newest, n)
+	}
+	data, err := l.files.read(ctx, name, maxRoot)
+	if err != nil {
+		if newest > 0 {
+			l.say(Notice, "missing", "root", "copy the newest root of the history there", "%s cannot be read (%v); root %d of the history is taken for it", name, err, newest)
+		}
+		return nil
+	}
+	v, err := l.parseRoot(name, data)
+	if err != nil {
+		l.say(Error, "malformed", "root", "restore the file from the history", "%s cannot be read: %v", name, err)
+		return nil
+	}
+	there := versions[v.version]
+	switch {
+	case there != nil && !same(there.document, v.document):
+		l.say(Error, "root-differs", "root", "find out who changed it: what is in the history was published", "%s is another root %d than the one in the history", name, v.version)
+		return nil
+	case there != nil && v.version == newest && v.waits() && !l.signed(versions[newest-1], v):
+		delete(versions, newest)
+		return v
+	case there != nil && v.version < newest:
+		l.say(Error, "root-differs", "root", "restore the newest root there", "%s is root %d, and the history has %d", name, v.version, newest)
+		return nil
+	case there != nil:
+		return nil
+	case newest > 0 && !l.signed(versions[v.version-1], v):
+		return v
+	}
+	versions[v.version] = v
+	return nil
+}
+
+func (l *look) layout() Layout { return l.files.layout }
+
+// signed reports whether v has the signatures of the root before, if there is one, and its own.
+func (l *look) signed(before, v *version) bool {
+	return (before == nil || len(before.ring.signers(v.document)) >= before.ring.threshold) && len(v.ring.signers(v.document)) >= v.ring.threshold
+}
+
+// rootEvent tells who has yet to sign the next root.
+func (l *look) rootEvent(current, next *version) {
+	l.learn(next.ring)
+	e := Event{Role: "root", Version: next.version}
+	if current.version != next.version {
+		e.Needs = append(e.Needs, l.need(fmt.Sprintf("root %d", current.version), current.ring, next.document))
+	}
+	e.Needs = append(e.Needs, l.need(fmt.Sprintf("root %d", next.version), next.ring, next.document))
+	if next.version != current.version+1 {
+		l.say(Error, "event-stale", "root", "propose it anew", "a root %d is being signed, and clients follow root %d to %d only", next.version, current.version, current.version+1)
+	}
+	l.event(e)
+}
+
+func (l *look) event(e Event) {
+	e.Ready = !slices.ContainsFunc(e.Needs, func(n Need) bool { return len(n.Signed) < n.Threshold })
+	l.Events = append(l.Events, e)
+}
+
+func (l *look) need(by string, r ring, d *document) Need {
+	n := Need{By: by, Threshold: r.threshold, Signed: []string{}, Missing: []string{}}
+	signed := r.signers(d)
+	for _, h := range r.keys {
+		name := l.who(h)
+		switch {
+		case slices.Contains(n.Signed, name) || slices.Contains(n.Missing, name):
+		case signed[h.fingerprint]:
+			n.Signed = append(n.Signed, name)
+		default:
+			n.Missing = append(n.Missing, name)
+		}
+	}
+	return n
+}
+
+// otherEvents looks at metadata in event/, which waits for signatures.
+func (l *look) otherEvents(ctx context.Context, current *version) {
+	events := l.files.events()
+	for _, role := range slices.Sorted(maps.Keys(events)) {
+		data, err := l.files.read(ctx, events[role], maxTargets)
+		if err != nil {
+			l.say(Warning, "unreadable", role, "make it readable, or withdraw the event", "%s cannot be read: %v", events[role], err)
+			continue
+		}
+		d, err := parse(events[role], data)
+		if err != nil || d.kind != metadata.ROOT && d.kind != metadata.TARGETS {
+			continue // no metadata: what the tool keeps beside it
+		}
+		if d.kind == metadata.ROOT {
+			if v, err := l.parseRoot(events[role], data); err != nil {
+				l.say(Warning, "malformed", role, "withdraw the event", "%s cannot be read: %v", events[role], err)
+			} else if !slices.ContainsFunc(l.Events, func(e Event) bool { return e.Role == "root" }) {
+				l.rootEvent(current, v)
+			}
+			continue
+		}
+		if r, ok := rootRing(current.root, role); ok {
+			l.event(Event{Role: role, Version: d.version, Needs: []Need{l.need(fmt.Sprintf("root %d", current.version), r, d)}})
+		} else if r, by, ok := l.delegated(ctx, role); ok {
+			l.event(Event{Role: role, Version: d.version, Needs: []Need{l.need(by, r, d)}})
+		}
+	}
+}
+
+// delegated returns the keys of a role that the targets role in a source directory delegates to.
+func (l *look) delegated(ctx context.Context, role string) (ring, string, bool) {
+	name := l.files.role(metadata.TARGETS, 0, true)
+	data, err := l.files.read(ctx, name, maxTargets)
+	if err != nil {
+		return ring{}, "", false
+	}
+	d, err := parse(name, data)
+	if err != nil {
+		return ring{}, "", false
+	}
+	t, err := decode[metadata.TargetsType](d, metadata.TARGETS)
+	if err != nil || t.Delegations == nil {
+		return ring{}, "", false
+	}
+	for _, x := range t.Delegations.Roles {
+		if x.Name == role {
+			r := newRing(x.KeyIDs, t.Delegations.Keys, x.Threshold, x.UnrecognizedFields)
+			l.learn(r)
+			return r, fmt.Sprintf("targets %d", d.version), true
+		}
+	}
+	return ring{}, "", false
+}

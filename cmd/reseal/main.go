@@ -78,6 +78,7 @@ func commands(ui *ui) []*cli.Command {
 		impactCommand(ui), incidentCommand(ui), rotationCommand(ui), containCommand(ui), resignCommand(ui), workerCommand(ui), cutoverCommand(ui),
 		restoreCommand(ui), verifyCommand(ui), voucherCommand(ui), sourceCommand(ui), approversCommand(ui),
 		reportCommand(ui), evidenceCommand(ui), journalCommand(ui), dbCommand(ui), runbookCommand(ui), drillCommand(ui),
+		tufCommand(ui),
 	}
 	var finish func([]*cli.Command)
 	finish = func(list []*cli.Command) {

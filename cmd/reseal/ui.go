@@ -73,7 +73,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.Is(err, errRefused):
 		return exitRefused
-	case errors.Is(err, rotate.ErrNeedsApproval):
+	case errors.Is(err, rotate.ErrNeedsApproval), errors.Is(err, errAttention):
 		return exitApproval
 	case errors.As(err, new(app.MatchesError)):
 		return exitApproval

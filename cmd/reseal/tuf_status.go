@@ -1,0 +1,229 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/reseal/reseal/tuf/radar"
+)
+
+// errAttention ends a command that found something a person has to see to.
+var errAttention = errors.New("needs attention")
+
+func tufStatusCommand(ui *ui) *cli.Command {
+	return &cli.Command{
+		Name:      "status",
+		Usage:     "tell who can sign what, until when, and what is wrong with a TUF repository",
+		ArgsUsage: "[DIR|URL]",
+		Description: `Reads any repository and changes nothing: a directory or web address with
+timestamp.json and N.root.json in it, or a directory with metadata/ as tuf-on-ci
+keeps it, the open signing event included. Default: this directory.
+
+Without --root it believes the oldest root it finds; give the root your clients
+pin when the source is not yours. docs/tuf-status.md says what each problem means.
+
+Examples:
+  reseal tuf status
+  reseal tuf status https://tuf-repo-cdn.sigstore.dev --root root.json
+  reseal tuf status --history root-signing/
+  reseal tuf status https://tuf.example --json --warn-days 45` + exits("3 clients refuse it, or cannot follow it", "4 somebody has to act soon"),
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "history", Usage: "show every root: who held it and what it changed"},
+			&cli.StringFlag{Name: "root", Usage: "`FILE` with a root that is trusted"},
+			&cli.IntFlag{Name: "warn-days", Value: radar.DefaultWarnDays, Usage: "warn `DAYS` before a role expires, or at half of its life when it is shorter"},
+			&cli.BoolFlag{Name: "no-targets", Usage: "do not read the target files of a directory"},
+		},
+		Action: func(c *cli.Context) error {
+			o := radar.Options{WarnDays: c.Int("warn-days"), SkipTargets: c.Bool("no-targets")}
+			if o.WarnDays < 1 {
+				return usageError{errors.New("--warn-days is a number of days, from 1")}
+			}
+			root, err := ui.rootFlag(c)
+			if err != nil {
+				return err
+			}
+			o.Root = root
+			source := c.Args().First()
+			if source == "" {
+				source = "."
+			}
+			s, err := radar.Read(c.Context, source, o)
+			if err != nil {
+				return err
+			}
+			if wantsJSON(c) {
+				err = ui.object("tuf-status", s)
+			} else {
+				ui.tufStatus(s, c.Bool("history"))
+			}
+			if err != nil {
+				return err
+			}
+			return attention(s)
+		},
+	}
+}
+
+// attention turns what was found into the exit code.
+func attention(s radar.Status) error {
+	n := 0
+	for _, p := range s.Problems {
+		if p.Severity == s.Severity {
+			n++
+		}
+	}
+	switch s.Severity {
+	case radar.Error:
+		return fmt.Errorf("%w: %s: %s", errRefused, s.Repository, count(n, "error"))
+	case radar.Warning:
+		return fmt.Errorf("%s %w: %s", s.Repository, errAttention, count(n, "warning"))
+	}
+	return nil
+}
+
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
+
+// tufStatus prints the state of a repository for people.
+func (u *ui) tufStatus(s radar.Status, history bool) {
+	rows := [][]string{{"ROLE", "VERSION", "EXPIRES", "LEFT", "SIGNED", "WHO CAN SIGN"}}
+	for _, r := range s.Roles {
+		name := r.Name
+		if r.Bins != nil {
+			name += fmt.Sprintf(" (%d)", r.Bins.Count)
+		}
+		rows = append(rows, []string{
+			name, strconv.FormatInt(r.Version, 10), r.Expires.Format("2006-01-02"), left(r.DaysLeft),
+			fmt.Sprintf("%d, needs %d of %d%s", r.Signatures, r.Threshold, len(r.Keys), mark(r.Verified)), keyNames(r.Keys),
+		})
+	}
+	u.table(rows)
+	c := s.RootChain
+	chain := "whole"
+	if !c.Verified {
+		chain = "BROKEN"
+	}
+	from := "believed as found"
+	if s.Pinned != 0 {
+		from = fmt.Sprintf("root %d is pinned", s.Pinned)
+	}
+	u.printf("")
+	u.printf("roots %d to %d: %s (%s)", c.First, c.Last, chain, from)
+	if history {
+		u.printf("")
+		u.table(tufHistory(s))
+	}
+	for _, e := range s.Events {
+		state := "waits for signatures"
+		if e.Ready {
+			state = "has all signatures: publish it"
+		}
+		u.printf("")
+		u.printf("%s %d %s", e.Role, e.Version, state)
+		for _, n := range e.Needs {
+			line := fmt.Sprintf("  by the keys of %s: %d of %d", n.By, len(n.Signed), n.Threshold)
+			if len(n.Signed) > 0 {
+				line += ", signed by " + strings.Join(n.Signed, ", ")
+			}
+			if len(n.Signed) < n.Threshold {
+				line += "; not yet " + strings.Join(n.Missing, ", ")
+			}
+			u.printf("%s", line)
+		}
+	}
+	if len(s.Problems) > 0 {
+		u.printf("")
+	}
+	for _, p := range s.Problems {
+		line := fmt.Sprintf("%-7s  %s", strings.ToUpper(string(p.Severity)), p.What)
+		if len(p.Refuse) > 0 {
+			line += " [" + strings.Join(p.Refuse, ", ") + "]"
+		}
+		u.printf("%s", line)
+		u.printf("%-7s  → %s", "", p.Do)
+	}
+}
+
+func left(days int) string {
+	switch {
+	case days < 0:
+		return "EXPIRED"
+	case days == 1:
+		return "1 day"
+	}
+	return fmt.Sprintf("%d days", days)
+}
+
+func mark(verified bool) string {
+	if verified {
+		return ""
+	}
+	return ": REFUSED"
+}
+
+// keyNames names the holders of keys; one whose signature is missing stands in brackets.
+func keyNames(keys []radar.Key) string {
+	var out []string
+	for _, k := range keys {
+		name := k.Owner
+		if name == "" {
+			name = k.URI
+		}
+		if name == "" {
+			name = k.ID[:min(len(k.ID), 8)]
+		}
+		if !k.Signed {
+			name = "(" + name + ")"
+		}
+		out = append(out, name)
+	}
+	return strings.Join(out, " ")
+}
+
+// tufHistory is the table of every root.
+func tufHistory(s radar.Status) [][]string {
+	rows := [][]string{{"ROOT", "SIGNED ABOUT", "EXPIRES", "NEEDS", "SIGNED BY", "CHANGES"}}
+	for _, r := range s.RootChain.Roots {
+		about := "?"
+		if r.SignedAbout != nil {
+			about = r.SignedAbout.Format("2006-01-02")
+		}
+		rows = append(rows, []string{
+			strconv.FormatInt(r.Version, 10), about, r.Expires.Format("2006-01-02"), fmt.Sprintf("%d of %d", r.Threshold, len(r.Holders)),
+			strings.Join(r.SignedBy, " "), rootChanges(r),
+		})
+	}
+	return rows
+}
+
+func rootChanges(r radar.Root) string {
+	var out []string
+	if r.Why != "" {
+		out = append(out, "REFUSED: "+r.Why)
+	}
+	if r.SelfOnly {
+		out = append(out, "held by "+strings.Join(r.Holders, " "))
+	}
+	for _, who := range r.Joined {
+		out = append(out, "+"+who)
+	}
+	for _, who := range r.Left {
+		out = append(out, "−"+who)
+	}
+	for _, x := range r.Replaced {
+		out = append(out, fmt.Sprintf("%s replaced key %.8s by %.8s", x.Owner, x.From, x.To))
+	}
+	if len(r.Renamed) > 0 {
+		out = append(out, "new ids for the same keys")
+	}
+	out = append(out, r.Changes...)
+	return strings.Join(out, "; ")
+}

@@ -196,34 +196,42 @@ func tufHistory(s radar.Status) [][]string {
 		if r.SignedAbout != nil {
 			about = r.SignedAbout.Format("2006-01-02")
 		}
-		rows = append(rows, []string{
+		row := []string{
 			strconv.FormatInt(r.Version, 10), about, r.Expires.Format("2006-01-02"), fmt.Sprintf("%d of %d", r.Threshold, len(r.Holders)),
-			strings.Join(r.SignedBy, " "), rootChanges(r),
-		})
+			strings.Join(r.SignedBy, " "), "",
+		}
+		for n, change := range rootChanges(r) { // one a line
+			if n > 0 {
+				rows = append(rows, row)
+				row = make([]string, len(row))
+			}
+			row[len(row)-1] = change
+		}
+		rows = append(rows, row)
 	}
 	return rows
 }
 
-func rootChanges(r radar.Root) string {
-	var out []string
+// rootChanges tells in words what a root changed.
+func rootChanges(r radar.Root) []string {
+	var out, people []string
 	if r.Why != "" {
 		out = append(out, "REFUSED: "+r.Why)
 	}
-	if r.SelfOnly {
-		out = append(out, "held by "+strings.Join(r.Holders, " "))
-	}
 	for _, who := range r.Joined {
-		out = append(out, "+"+who)
+		people = append(people, "+"+who)
 	}
 	for _, who := range r.Left {
-		out = append(out, "−"+who)
+		people = append(people, "−"+who)
+	}
+	if len(people) > 0 {
+		out = append(out, strings.Join(people, " "))
 	}
 	for _, x := range r.Replaced {
-		out = append(out, fmt.Sprintf("%s replaced key %.8s by %.8s", x.Owner, x.From, x.To))
+		out = append(out, fmt.Sprintf("%s: key %.8s → %.8s", x.Owner, x.From, x.To))
 	}
 	if len(r.Renamed) > 0 {
-		out = append(out, "new ids for the same keys")
+		out = append(out, "root: the same keys under new ids")
 	}
-	out = append(out, r.Changes...)
-	return strings.Join(out, "; ")
+	return append(out, r.Changes...)
 }

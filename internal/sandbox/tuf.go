@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/sha512"
 	"fmt"
 	"maps"
 	"net/url"
@@ -44,7 +45,7 @@ type TUF struct {
 	Days map[string]int
 
 	now   func() time.Time
-	keys  map[string]ed25519.PrivateKey // by holder
+	keys  map[string]crypto.Signer // by holder
 	known map[string]*metadata.Key      // by key id
 	owner map[string]string             // key id → holder
 	last  *metadata.RootType            // as published
@@ -60,7 +61,7 @@ func NewTUF(now func() time.Time) (*TUF, error) {
 		Targets: map[string]*metadata.TargetsType{metadata.TARGETS: &metadata.Targets().Signed, TUFRevocations: &metadata.Targets().Signed},
 		Absent:  map[string]bool{},
 		Days:    map[string]int{metadata.ROOT: 365, metadata.TARGETS: 180, TUFRevocations: 365, metadata.SNAPSHOT: 21, metadata.TIMESTAMP: 7},
-		now:     now, keys: map[string]ed25519.PrivateKey{}, known: map[string]*metadata.Key{}, owner: map[string]string{},
+		now:     now, keys: map[string]crypto.Signer{}, known: map[string]*metadata.Key{}, owner: map[string]string{},
 		files: map[string][]byte{}, dirty: map[string]bool{metadata.TARGETS: true, TUFRevocations: true}, blobs: map[string][]byte{},
 	}
 	t.Root.Version, t.Snapshot.Version, t.Timestamp.Version = 0, 0, 0
@@ -96,11 +97,12 @@ func NewTUF(now func() time.Time) (*TUF, error) {
 func (t *TUF) Key(holder string) (string, error) {
 	private, ok := t.keys[holder]
 	if !ok {
-		var err error
-		if _, private, err = ed25519.GenerateKey(rand.Reader); err != nil {
+		_, made, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
 			return "", err
 		}
-		t.keys[holder] = private
+		private = made
+		t.keys[holder] = made
 	}
 	key, err := metadata.KeyFromPublicKey(private.Public())
 	if err != nil {
@@ -279,17 +281,61 @@ func signTUF[T metadata.Roles](t *TUF, signed T, ids []string) ([]byte, error) {
 		return nil, err
 	}
 	for _, id := range ids {
-		private, ok := t.keys[t.owner[id]]
-		if key := t.known[id]; !ok || t.Absent[t.owner[id]] || key == nil || key.Value.PublicKey != fmt.Sprintf("%x", private.Public()) {
-			continue // lost, or on holiday
+		if t.Absent[t.owner[id]] {
+			continue
 		}
-		sig, err := private.Sign(rand.Reader, payload, crypto.Hash(0))
+		sig, err := t.SignAs(id, payload)
 		if err != nil {
 			return nil, err
+		}
+		if sig == nil {
+			continue // the key is lost
 		}
 		m.Signatures = append(m.Signatures, metadata.Signature{KeyID: id, Signature: sig})
 	}
 	return m.ToBytes(true)
+}
+
+// SignAs signs a payload with the key of an id; nil when it is lost.
+func (t *TUF) SignAs(id string, payload []byte) ([]byte, error) {
+	key, private := t.known[id], t.keys[t.owner[id]]
+	if key == nil || private == nil {
+		return nil, nil
+	}
+	public, err := key.ToPublicKey()
+	if err != nil {
+		return nil, err
+	}
+	if p, ok := private.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !p.Equal(public) {
+		return nil, nil
+	}
+	switch {
+	case key.Type == metadata.KeyTypeEd25519:
+		return private.Sign(rand.Reader, payload, crypto.Hash(0))
+	case key.Scheme == metadata.KeySchemeECDSA_SHA2_P384:
+		sum := sha512.Sum384(payload)
+		return private.Sign(rand.Reader, sum[:], crypto.SHA384)
+	}
+	sum := sha256.Sum256(payload)
+	return private.Sign(rand.Reader, sum[:], crypto.SHA256)
+}
+
+// HoldAs adds a holder with a key of any kind to a top-level role.
+func (t *TUF) HoldAs(role string, key *metadata.Key, private crypto.Signer) error {
+	t.keys[key.Value.PublicKey] = private
+	return t.Alias(role, key, key.Value.PublicKey)
+}
+
+// Alias adds a key to a top-level role that a holder signs with, too.
+func (t *TUF) Alias(role string, key *metadata.Key, holder string) error {
+	id, err := key.ID()
+	if err != nil {
+		return err
+	}
+	t.known[id], t.owner[id] = key, holder
+	t.Root.Keys[id] = key
+	t.Root.Roles[role].KeyIDs = append(t.Root.Roles[role].KeyIDs, id)
+	return nil
 }
 
 // Files returns everything that was published, by name. Changing it changes what is published.

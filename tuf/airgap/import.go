@@ -267,7 +267,7 @@ func (s *state) match(m Manifest, content map[string][]byte) error {
 	}
 	if m.Oldest != s.oldest || !maps.Equal(m.Versions, s.versions) || m.Root != digest(content[versioned(metadata.ROOT, s.oldest)]) ||
 		!m.Expires.Equal(s.expires) || !slices.Equal(m.DenyList, s.denied) {
-		return refuse(Corrupt, "export it anew", "the manifest says other versions than the metadata in the bundle")
+		return refuse(Corrupt, "export it anew", "the manifest does not say what the metadata in the bundle says: versions, expiry or deny list")
 	}
 	return nil
 }

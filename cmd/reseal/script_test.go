@@ -66,7 +66,7 @@ func TestScripts(t *testing.T) {
 			vault := sandbox.NewTransit("token-of-the-test")
 			server := httptest.NewServer(vault)
 			env.Defer(server.Close)
-			env.Values[key{}] = &scriptWorld{World: w, vault: vault, actors: map[string]*sandbox.Actor{}, principals: map[string]sandbox.Principal{}}
+			env.Values[key{}] = &scriptWorld{World: w, vault: vault, actors: map[string]*sandbox.Actor{}, principals: map[string]sandbox.Principal{}, tuf: map[string]*sandbox.TUF{}}
 			env.Setenv("FULCIO", w.FulcioURL())
 			env.Setenv("VAULT_ADDR", server.URL)
 			env.Setenv("VAULT_TOKEN", "token-of-the-test")
@@ -97,6 +97,7 @@ func TestScripts(t *testing.T) {
 			"vault":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).rotate(ts, args) },
 			"blob":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).signBlob(ts, args) },
 			"lose":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).lose(ts, args) },
+			"tufrepo":  func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).repository(ts, args) },
 			"cosign":   cosignVerify,
 			"records":  writeRecords,
 			"stranger": verifyPack,
@@ -114,6 +115,7 @@ type scriptWorld struct {
 	vault      *sandbox.Transit
 	actors     map[string]*sandbox.Actor
 	principals map[string]sandbox.Principal // of keyless actors
+	tuf        map[string]*sandbox.TUF      // by directory
 }
 
 func sandboxOf(ts *testscript.TestScript, key any) *scriptWorld { return ts.Value(key).(*scriptWorld) }
@@ -160,6 +162,56 @@ func (w *scriptWorld) token(ts *testscript.TestScript, args []string) {
 // vault KEY: makes a key in Vault, hashivault://KEY, or a new version of it.
 func (w *scriptWorld) rotate(ts *testscript.TestScript, args []string) {
 	ts.Check(w.vault.Rotate(args[0]))
+}
+
+// tufrepo DIR [WORD [NAME]]: publishes a TUF repository in DIR whose keys are all at hand, or something new in it: "deny"
+// a statement; "rotate", @carol gets another key; "online", the online key is replaced; "weak", all
+// holders must sign root; "source" writes it to NAME as
+// tuf-on-ci keeps it; "propose" a root there that only @alice has signed.
+func (w *scriptWorld) repository(ts *testscript.TestScript, args []string) {
+	r := w.tuf[args[0]]
+	if r == nil {
+		var err error
+		r, err = sandbox.NewTUF(time.Now)
+		ts.Check(err)
+		w.tuf[args[0]] = r
+		ts.Check(r.Put("trusted_root.json", []byte("{}")))
+		ts.Check(r.Put("revocations/index.json", []byte("[]")))
+	}
+	word := ""
+	if len(args) > 1 {
+		word = args[1]
+	}
+	switch word {
+	case "deny":
+		ts.Check(r.Put("revocations/"+args[2], []byte("denied")))
+	case "rotate":
+		r.Lose("@carol")
+		ts.Check(r.Hold("root", 2, sandbox.TUFHolders...))
+		ts.Check(r.Rotate())
+	case "weak":
+		ts.Check(r.Hold("root", 3, sandbox.TUFHolders...))
+		ts.Check(r.Rotate())
+	case "online":
+		r.Lose(sandbox.TUFOnline)
+		ts.Check(r.Hold("snapshot", 1, sandbox.TUFOnline))
+		ts.Check(r.Hold("timestamp", 1, sandbox.TUFOnline))
+		ts.Check(r.Rotate())
+	case "source":
+		ts.Check(sandbox.WriteFiles(ts.MkAbs(args[2]), r.Source()))
+		return
+	case "propose":
+		for _, who := range []string{"@bob", "@carol", "@grace"} {
+			r.Absent[who] = true
+		}
+		ts.Check(r.Hold("root", 2, "@alice", "@bob", "@grace"))
+		before := r.Root.Version
+		ts.Check(r.Rotate())
+		ts.Check(os.WriteFile(ts.MkAbs(args[2]+"/metadata/root.json"), r.Files()[fmt.Sprintf("%d.root.json", before+1)], 0o644))
+		return
+	}
+	ts.Check(r.Publish())
+	ts.Check(sandbox.WriteFiles(ts.MkAbs(args[0]), r.Files()))
 }
 
 // image VAR REPOSITORY TAG: pushes an image and sets $VAR to its reference by

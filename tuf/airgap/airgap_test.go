@@ -137,6 +137,9 @@ func (w *world) must(file string) Imported {
 func listing(t testing.TB, dir string) map[string][]byte {
 	t.Helper()
 	out := map[string][]byte{}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	check(t, fs.WalkDir(os.DirFS(dir), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || name == stateName {
 			return err
@@ -362,10 +365,7 @@ func TestSigners(t *testing.T) {
 
 func wantRefusal(t testing.TB, w *world, file string, o ImportOptions, want Kind) {
 	t.Helper()
-	var before map[string][]byte
-	if _, err := os.Stat(w.mirror); err == nil {
-		before = listing(t, w.mirror)
-	}
+	before := listing(t, w.mirror)
 	_, err := Import(t.Context(), file, w.mirror, o)
 	var r Refusal
 	switch {
@@ -376,7 +376,7 @@ func wantRefusal(t testing.TB, w *world, file string, o ImportOptions, want Kind
 	default:
 		t.Logf("refused: %v", err)
 	}
-	if !same(before, listing(t, w.mirror)) {
+	if after := listing(t, w.mirror); !same(before, after) || (before == nil) != (after == nil) {
 		t.Error("the mirror changed")
 	}
 }
@@ -902,10 +902,7 @@ func FuzzBundle(f *testing.F) {
 		check(t, os.WriteFile(file, b.Bytes(), 0o644))
 		mirror := filepath.Join(t.TempDir(), "mirror")
 		_, err = Import(t.Context(), file, mirror, ImportOptions{Root: w.Files()["1.root.json"], Now: w.now, MaxSize: 8 << 20})
-		got := map[string][]byte{}
-		if _, statErr := os.Stat(mirror); statErr == nil {
-			got = listing(t, mirror)
-		}
+		got := listing(t, mirror)
 		if err != nil && len(got) > 0 || err == nil && !same(got, want) {
 			t.Errorf("%v, and the mirror has %v", err, slices.Sorted(maps.Keys(got)))
 		}

@@ -100,16 +100,25 @@ func importBundle(ctx context.Context, file, dir string, o ImportOptions) (Impor
 	if st, err := in.Stat(); err != nil || !st.Mode().IsRegular() {
 		return Imported{}, errors.Join(errors.New("it is no regular file"), err) // it is read twice
 	}
-	if !o.Check {
+	target, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		dry := o
+		dry.Check = true
+		out, err := look(ctx, in, nil, dir, dry) // no directory is made for a bundle that is refused
+		if err != nil || o.Check {
+			return out, err
+		}
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return Imported{}, err
 		}
-	}
-	target, err := os.OpenRoot(dir)
-	if errors.Is(err, fs.ErrNotExist) && o.Check {
-		return look(ctx, in, nil, dir, o)
-	}
-	if err != nil {
+		if _, err := in.Seek(0, io.SeekStart); err != nil {
+			return Imported{}, err
+		}
+		target, err = os.OpenRoot(dir)
+		if err != nil {
+			return Imported{}, err
+		}
+	} else if err != nil {
 		return Imported{}, err
 	}
 	defer target.Close()
@@ -442,7 +451,7 @@ func (m memory) admit(x Manifest, now time.Time, maxAge time.Duration) error {
 	case age < -maxSkew:
 		return refuse(Stale, "set the clock that is wrong: this machine's, or that of whoever made the bundle", "the bundle was made on %s, which is yet to come: it is %s here", stamp(x.Created), stamp(now))
 	case maxAge > 0 && age > maxAge:
-		return refuse(Stale, "ask for a new one", "the bundle was made on %s, %s ago, and %s are allowed", stamp(x.Created), age.Round(time.Minute), maxAge)
+		return refuse(Stale, "ask for a new one", "the bundle was made on %s, %s ago, and %s are allowed", stamp(x.Created), age.Round(time.Second), maxAge)
 	}
 	return nil
 }

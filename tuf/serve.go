@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -14,8 +15,11 @@ import (
 // Serve gives a published repository to clients on this machine, for trying, until ctx ends; requests that are being
 // answered then are finished. It serves files and nothing else: no listings, nothing whose name begins with a dot, and
 // nothing outside the directory, wherever a symbolic link leads. What is not there is 404, which is what tells clients
-// that they know the newest root (TUF specification 5.3.3).
+// that they know the newest root (TUF specification 5.3.3). Of a repository's own directory it serves what that publishes.
 func Serve(ctx context.Context, l net.Listener, dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "metadata")); err == nil {
+		dir = filepath.Join(dir, "published")
+	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return errors.Join(err, l.Close())

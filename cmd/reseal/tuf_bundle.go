@@ -62,11 +62,11 @@ Examples:
 			if wantsJSON(c) {
 				return ui.object("tuf-bundle", x)
 			}
-			ui.printf("%s holds %s, %d bytes, sha256:%s", x.Path, count(x.Files, "file"), x.Size, x.SHA256)
+			ui.printf("%s holds %s, %d bytes, sha256:%s", x.Path, plural(x.Files, "file"), x.Size, x.SHA256)
 			ui.printf("  made:      %s", stamp(x.Created))
 			ui.printf("  good till: %s, when clients begin to refuse it", stamp(x.Expires))
 			ui.printf("  versions:  %s", versionList(x.Versions, nil))
-			ui.printf("  deny list: %s", count(len(x.DenyList), "file"))
+			ui.printf("  deny list: %s", plural(len(x.DenyList), "file"))
 			if x.Signer == "" {
 				ui.notef("it is not signed: whoever imports it cannot be sure of its date")
 			} else {
@@ -132,14 +132,14 @@ Examples:
 			case x.Written == 0:
 				ui.printf("%s has it all already", x.Directory)
 			case x.Applied:
-				ui.printf("%s is up to date: %d of %s written", x.Directory, x.Written, count(x.Files, "file"))
+				ui.printf("%s is up to date: %d of %s written", x.Directory, x.Written, plural(x.Files, "file"))
 			default:
-				ui.printf("the bundle is good: %d of %s would be written to %s", x.Written, count(x.Files, "file"), x.Directory)
+				ui.printf("the bundle is good: %d of %s would be written to %s", x.Written, plural(x.Files, "file"), x.Directory)
 			}
 			ui.printf("  made:      %s, %s ago", stamp(x.Created), time.Since(x.Created).Round(time.Minute))
 			ui.printf("  good till: %s, when clients begin to refuse it", stamp(x.Expires))
 			ui.printf("  versions:  %s", versionList(x.Versions, x.Former))
-			ui.printf("  deny list: %s", count(len(x.DenyList), "file"))
+			ui.printf("  deny list: %s", plural(len(x.DenyList), "file"))
 			if x.Signer == "" {
 				ui.notef("no --key is pinned: the date of the bundle is whatever its maker wrote")
 			} else {

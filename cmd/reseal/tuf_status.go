@@ -63,13 +63,13 @@ Examples:
 			if err != nil {
 				return err
 			}
-			return attention(s)
+			return statusError(s)
 		},
 	}
 }
 
-// attention turns what was found into the exit code.
-func attention(s radar.Status) error {
+// statusError turns what was found into the exit code.
+func statusError(s radar.Status) error {
 	n := 0
 	for _, p := range s.Problems {
 		if p.Severity == s.Severity {
@@ -78,14 +78,15 @@ func attention(s radar.Status) error {
 	}
 	switch s.Severity {
 	case radar.Error:
-		return fmt.Errorf("%w: %s: %s", errRefused, s.Repository, count(n, "error"))
+		return fmt.Errorf("%w: %s: %s", errRefused, s.Repository, plural(n, "error"))
 	case radar.Warning:
-		return fmt.Errorf("%s %w: %s", s.Repository, errAttention, count(n, "warning"))
+		return fmt.Errorf("%s %w: %s", s.Repository, errAttention, plural(n, "warning"))
 	}
 	return nil
 }
 
-func count(n int, what string) string {
+// plural writes a number of things.
+func plural(n int, what string) string {
 	if n != 1 {
 		what += "s"
 	}
@@ -101,8 +102,8 @@ func (u *ui) tufStatus(s radar.Status, history bool) {
 			name += fmt.Sprintf(" (%d)", r.Bins.Count)
 		}
 		rows = append(rows, []string{
-			name, strconv.FormatInt(r.Version, 10), r.Expires.Format("2006-01-02"), left(r.DaysLeft),
-			fmt.Sprintf("%d, needs %d of %d%s", r.Signatures, r.Threshold, len(r.Keys), mark(r.Verified)), keyNames(r.Keys),
+			name, strconv.FormatInt(r.Version, 10), r.Expires.Format("2006-01-02"), daysLeft(r.DaysLeft),
+			fmt.Sprintf("%d, needs %d of %d%s", r.Signatures, r.Threshold, len(r.Keys), refusedMark(r.Verified)), keyNames(r.Keys),
 		})
 	}
 	u.table(rows)
@@ -152,7 +153,7 @@ func (u *ui) tufStatus(s radar.Status, history bool) {
 	}
 }
 
-func left(days int) string {
+func daysLeft(days int) string {
 	switch {
 	case days < 0:
 		return "EXPIRED"
@@ -162,7 +163,7 @@ func left(days int) string {
 	return fmt.Sprintf("%d days", days)
 }
 
-func mark(verified bool) string {
+func refusedMark(verified bool) string {
 	if verified {
 		return ""
 	}

@@ -318,6 +318,10 @@ func TestExportRefuses(t *testing.T) {
 	if _, err := Export(t.Context(), source, file+"2", ExportOptions{Now: w.now}); err == nil || !strings.Contains(err.Error(), "repository's source") {
 		t.Errorf("a source: %v", err)
 	}
+	check(t, sandbox.WriteFiles(filepath.Join(source, "published"), w.Files()))
+	if _, err := Export(t.Context(), source, file+"3", ExportOptions{Now: w.now}); err != nil {
+		t.Errorf("what a source publishes: %v", err)
+	}
 }
 
 func wantEmpty(t *testing.T, dir string) {

@@ -52,6 +52,11 @@ func Export(ctx context.Context, dir, file string, o ExportOptions) (out Exporte
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if _, err := os.Stat(filepath.Join(dir, "metadata")); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "published", "timestamp.json")); err == nil {
+			dir = filepath.Join(dir, "published") // where a repository's own directory publishes to, unless told otherwise
+		}
+	}
 	root, err := os.OpenRoot(dir) // no target's name, not even by way of a symbolic link, leads out of it
 	if err != nil {
 		return fail(err)

@@ -58,7 +58,7 @@ func (l *look) roots(ctx context.Context) (*version, error) {
 	if waiting != nil {
 		l.rootEvent(current, waiting)
 	}
-	l.otherEvents(ctx, current)
+	l.openEvent(ctx, current)
 	return current, nil
 }
 

@@ -94,39 +94,66 @@ func (l *look) need(by string, r ring, d *document) Need {
 	return n
 }
 
-// otherEvents looks at metadata in event/, which waits for signatures.
-func (l *look) otherEvents(ctx context.Context, current *version) {
+// openEvent looks at the metadata in event/, which waits for signatures. Each role is judged by what the event itself
+// makes of the role above it.
+func (l *look) openEvent(ctx context.Context, current *version) {
+	if l.files.dir != nil {
+		if _, err := l.files.dir.Stat("event/pending.json"); err == nil {
+			l.say(Warning, "pending", "", "publish once more: it is finished then, without any key", "a publication was cut off")
+		}
+	}
 	events := l.files.events()
-	for _, role := range slices.Sorted(maps.Keys(events)) {
-		data, err := l.files.read(ctx, events[role], maxTargets)
-		if err != nil {
-			l.say(Warning, "unreadable", role, "make it readable, or withdraw the event", "%s cannot be read: %v", events[role], err)
-			continue
+	read := func(role, name string) *document {
+		data, err := l.files.read(ctx, name, maxDeclared)
+		if err == nil {
+			var d *document
+			if d, err = parse(name, data); err == nil {
+				return d
+			}
 		}
-		d, err := parse(events[role], data)
-		if err != nil || d.kind != metadata.ROOT && d.kind != metadata.TARGETS {
-			continue // no metadata: what the tool keeps beside it
-		}
-		if d.kind == metadata.ROOT {
-			if v, err := l.parseRoot(events[role], data); err != nil {
-				l.say(Warning, "malformed", role, "withdraw the event", "%s cannot be read: %v", events[role], err)
-			} else if !slices.ContainsFunc(l.Events, func(e Event) bool { return e.Role == "root" }) {
+		l.say(Warning, "malformed", role, "propose it anew, or withdraw the event", "%s cannot be read: %v", name, err)
+		return nil
+	}
+	above := current
+	if name, ok := events[metadata.ROOT]; ok {
+		if d := read(metadata.ROOT, name); d != nil {
+			if v, err := l.parseRoot(name, d.data); err != nil {
+				l.say(Warning, "malformed", metadata.ROOT, "propose it anew, or withdraw the event", "%s cannot be read: %v", name, err)
+			} else {
+				above = v
 				l.rootEvent(current, v)
 			}
+		}
+	}
+	for _, role := range slices.Sorted(maps.Keys(events)) {
+		if role == metadata.ROOT {
 			continue
 		}
-		if r, ok := rootRing(current.root, role); ok {
-			l.event(Event{Role: role, Version: d.version, Needs: []Need{l.need(fmt.Sprintf("root %d", current.version), r, d)}})
-		} else if r, by, ok := l.delegated(ctx, role); ok {
-			l.event(Event{Role: role, Version: d.version, Needs: []Need{l.need(by, r, d)}})
+		d := read(role, events[role])
+		if d == nil {
+			continue
 		}
+		r, by, ok := ring{}, fmt.Sprintf("root %d", above.version), role == metadata.TARGETS
+		if ok {
+			r, ok = rootRing(above.root, role)
+		} else {
+			r, by, ok = l.delegated(ctx, role, events[metadata.TARGETS])
+		}
+		if !ok {
+			l.say(Warning, "malformed", role, "propose it anew, or withdraw the event", "%s waits for signatures, and nobody delegates to %s", events[role], role)
+			continue
+		}
+		l.learn(r)
+		l.event(Event{Role: role, Version: d.version, Needs: []Need{l.need(by, r, d)}})
 	}
 }
 
-// delegated returns the keys of a role that the targets role in a source directory delegates to.
-func (l *look) delegated(ctx context.Context, role string) (ring, string, bool) {
-	name := l.files.role(metadata.TARGETS, 0, true)
-	data, err := l.files.read(ctx, name, maxTargets)
+// delegated returns the keys of a role that the targets role delegates to: that of the event, or else the published one.
+func (l *look) delegated(ctx context.Context, role, name string) (ring, string, bool) {
+	if name == "" {
+		name = l.files.role(metadata.TARGETS, 0, true)
+	}
+	data, err := l.files.read(ctx, name, maxDeclared)
 	if err != nil {
 		return ring{}, "", false
 	}
@@ -140,10 +167,26 @@ func (l *look) delegated(ctx context.Context, role string) (ring, string, bool) 
 	}
 	for _, x := range t.Delegations.Roles {
 		if x.Name == role {
-			r := newRing(x.KeyIDs, t.Delegations.Keys, x.Threshold, x.UnrecognizedFields)
-			l.learn(r)
-			return r, fmt.Sprintf("targets %d", d.version), true
+			return newRing(x.KeyIDs, t.Delegations.Keys, x.Threshold, x.UnrecognizedFields), fmt.Sprintf("targets %d", d.version), true
 		}
 	}
 	return ring{}, "", false
+}
+
+// served compares what a source directory publishes with what was published last, where it is in the usual place.
+func (l *look) served(ctx context.Context, timestamp *document) {
+	if l.files.layout != Source || timestamp == nil {
+		return
+	}
+	data, err := l.files.read(ctx, "published/timestamp.json", maxTimestamp)
+	if err != nil {
+		return // it is published elsewhere
+	}
+	d, err := parse("published/timestamp.json", data)
+	switch {
+	case err != nil:
+		l.say(Error, "malformed", metadata.TIMESTAMP, "publish again", "published/timestamp.json cannot be read: %v", err)
+	case !same(d, timestamp):
+		l.say(Warning, "unpublished", metadata.TIMESTAMP, "publish again", "published/ has timestamp %d, and metadata/ has %d: clients do not see what is in metadata/", d.version, timestamp.version)
+	}
 }

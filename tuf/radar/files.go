@@ -214,21 +214,24 @@ func (f *files) roots() ([]int64, error) {
 	return list, nil
 }
 
-// events returns the files of metadata that wait for signatures in a directory of their own.
+// events returns the metadata of an open signing event, by role. What makes the event is event/event.json: without it
+// the rest is nobody's.
 func (f *files) events() map[string]string {
 	if f.dir == nil || f.layout != Source {
 		return nil
 	}
+	if _, err := f.dir.Stat("event/event.json"); err != nil {
+		return nil
+	}
+	const dir = "event/metadata"
+	entries, err := fs.ReadDir(f.dir.FS(), dir)
+	if err != nil {
+		return nil
+	}
 	out := map[string]string{}
-	for _, dir := range []string{"event", "event/metadata"} {
-		entries, err := fs.ReadDir(f.dir.FS(), dir)
-		if err != nil {
-			continue // there is none
-		}
-		for _, e := range entries {
-			if role, ok := strings.CutSuffix(e.Name(), ".json"); ok && e.Type().IsRegular() && len(out) < 1000 {
-				out[role] = dir + "/" + e.Name()
-			}
+	for _, e := range entries {
+		if role, ok := strings.CutSuffix(e.Name(), ".json"); ok && e.Type().IsRegular() && len(out) < 1000 {
+			out[role] = dir + "/" + e.Name()
 		}
 	}
 	return out

@@ -534,11 +534,11 @@ func TestEvents(t *testing.T) {
 	proposal := r.Files()["2.root.json"]
 	source := r.Source()
 	delete(source, "metadata/root_history/2.root.json")
-	for _, where := range []string{"metadata/root.json", "event/root.json", "event/metadata/root.json"} {
+	for _, where := range []string{"metadata/root.json", "event/metadata/root.json"} {
 		files := maps.Clone(source)
 		files["metadata/root.json"] = before["1.root.json"]
 		files[where] = proposal
-		files["event/event.json"] = []byte(`{"who":"the tool's own"}`)
+		files["event/event.json"] = []byte(`{"schema":"reseal.tuf-event/v1"}`)
 		s := read(t, written(t, files), Options{})
 		wantCodes(t, s)
 		if len(s.Events) != 1 || s.Events[0].Ready || len(s.Events[0].Needs) != 2 {
@@ -550,6 +550,51 @@ func TestEvents(t *testing.T) {
 		}
 	}
 
+	// What nobody calls an event is none; one that was committed and not finished is told of; so is what is not served.
+	files := maps.Clone(source)
+	files["metadata/root.json"] = before["1.root.json"]
+	files["event/metadata/root.json"] = proposal
+	if s := read(t, written(t, files), Options{}); len(s.Events) > 0 {
+		t.Errorf("%+v", s.Events)
+	}
+	files["event/pending.json"] = []byte("{}")
+	files["published/timestamp.json"] = before["timestamp.json"]
+	wantCodes(t, read(t, written(t, files), Options{}), "warning pending")
+	r.Absent = map[string]bool{}
+	check(t, r.Publish())
+	files["published/timestamp.json"] = r.Files()["timestamp.json"]
+	wantCodes(t, read(t, written(t, files), Options{}), "warning pending", "warning unpublished timestamp")
+
+	// A root and the targets by the holders it will have, and a role that targets will delegate to.
+	r = newRepository(t)
+	check(t, r.Publish())
+	files = r.Source()
+	check(t, r.Hold("targets", 2, "@alice", "@grace", "@heidi"))
+	check(t, r.Rotate())
+	r.Absent["@heidi"], r.Absent["@dave"] = true, true
+	r.Touch("targets")
+	r.Touch("revocations")
+	check(t, r.Publish())
+	for _, role := range []string{"root", "targets", "revocations"} {
+		files["event/metadata/"+role+".json"] = r.Source()["metadata/"+role+".json"]
+	}
+	files["event/event.json"] = []byte("{}")
+	s := read(t, written(t, files), Options{})
+	wantCodes(t, s)
+	var got []string
+	for _, e := range s.Events {
+		for _, n := range e.Needs {
+			got = append(got, fmt.Sprintf("%s %d by %s: %v, not %v, %v", e.Role, e.Version, n.By, n.Signed, n.Missing, e.Ready))
+		}
+	}
+	want := []string{
+		"root 2 by root 1: [@alice @bob @carol], not [], true", "root 2 by root 2: [@alice @bob @carol], not [], true",
+		"revocations 2 by targets 2: [@erin @frank], not [@dave], true", "targets 2 by root 2: [@alice @grace], not [@heidi], true",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+
 	// Targets with tuf-on-ci's places for the signatures that are expected.
 	r = newRepository(t)
 	check(t, r.Publish())
@@ -558,13 +603,13 @@ func TestEvents(t *testing.T) {
 	published := r.Source()
 	snapshot, timestamp := published["metadata/snapshot.json"], published["metadata/timestamp.json"]
 	check(t, r.Publish())
-	files := r.Source()
+	files = r.Source()
 	files["metadata/snapshot.json"], files["metadata/timestamp.json"] = snapshot, timestamp
 	var m map[string]any
 	check(t, json.Unmarshal(files["metadata/targets.json"], &m))
 	m["signatures"] = append(m["signatures"].([]any), map[string]any{"keyid": "waits", "sig": ""})
 	files["metadata/targets.json"], _ = json.Marshal(m)
-	s := read(t, written(t, files), Options{})
+	s = read(t, written(t, files), Options{})
 	wantCodes(t, s, "warning unpublished targets")
 	if len(s.Events) != 1 || s.Events[0].Role != "targets" || !slices.Equal(s.Events[0].Needs[0].Missing, []string{"@bob", "@carol"}) {
 		t.Errorf("%+v", s.Events)

@@ -40,10 +40,11 @@ func (l *look) roles(ctx context.Context, root *version) error {
 			"root says that files are replaced in place: clients fail while something is published")
 	}
 
-	timestamp, _, err := readRole[metadata.TimestampType](ctx, l, root, metadata.TIMESTAMP, nil, maxTimestamp)
+	timestamp, d, err := readRole[metadata.TimestampType](ctx, l, root, metadata.TIMESTAMP, nil, maxTimestamp)
 	if err != nil {
 		return err
 	}
+	l.served(ctx, d)
 	l.clock()
 	var meta *metadata.MetaFiles
 	if timestamp != nil {

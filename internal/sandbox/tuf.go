@@ -46,10 +46,10 @@ type TUF struct {
 
 	now   func() time.Time
 	keys  map[string]crypto.Signer // by holder
-	known map[string]*metadata.Key      // by key id
-	owner map[string]string             // key id → holder
-	last  *metadata.RootType            // as published
-	files map[string][]byte             // the published layout
+	known map[string]*metadata.Key // by key id
+	owner map[string]string        // key id → holder
+	last  *metadata.RootType       // as published
+	files map[string][]byte        // the published layout
 	dirty map[string]bool
 	blobs map[string][]byte // content of targets by name
 }

@@ -7,7 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"github.com/reseal/reseal/internal/durable"
+	"io"
+	"io/fs"
 	"maps"
 	"net/http"
 	"net/url"
@@ -21,6 +22,8 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata/config"
 	"github.com/theupdateframework/go-tuf/v2/metadata/fetcher"
 	"github.com/theupdateframework/go-tuf/v2/metadata/updater"
+
+	"github.com/reseal/reseal/internal/durable"
 )
 
 // requestTimeout bounds one request of the default client; the whole fetch is bounded by the caller's context.
@@ -122,7 +125,7 @@ func fetch(ctx context.Context, o FetchOptions) (out map[string][]byte, err erro
 	}
 	names := o.Names
 	if o.Prefix != "" {
-		if names, err = list(up, o.Prefix); err != nil {
+		if names, err = targetsUnder(up, o.Prefix); err != nil {
 			return nil, err
 		}
 	}
@@ -151,6 +154,49 @@ func requester(ctx context.Context, client *http.Client) doer {
 		client = &http.Client{Timeout: requestTimeout}
 	}
 	return func(req *http.Request) (*http.Response, error) { return client.Do(req.WithContext(ctx)) }
+}
+
+// A Mirror reads files of a published directory, up to limit bytes each. It returns fs.ErrNotExist for one that is not
+// there. What it returns is not believed.
+type Mirror func(ctx context.Context, name string, limit int64) ([]byte, error)
+
+// DirMirror reads a published directory on this machine.
+func DirMirror(dir string) Mirror {
+	return func(_ context.Context, name string, limit int64) ([]byte, error) {
+		data, err := readIn(dir, name)
+		if err == nil && int64(len(data)) > limit {
+			return nil, fmt.Errorf("%s is longer than the %d bytes it may have", name, limit)
+		}
+		return data, err
+	}
+}
+
+// URLMirror reads what is published at the http or https address of a published directory. A nil client means one with
+// a timeout.
+func URLMirror(base string, client *http.Client) Mirror {
+	return func(ctx context.Context, name string, limit int64) ([]byte, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(base, "/")+"/"+name, nil)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := requester(ctx, client).Do(req)
+		if err != nil {
+			return nil, err
+		}
+		defer resp.Body.Close()
+		switch resp.StatusCode {
+		case http.StatusOK:
+		case http.StatusNotFound:
+			return nil, fmt.Errorf("%s: %w", req.URL, fs.ErrNotExist)
+		default:
+			return nil, fmt.Errorf("%s: %s", req.URL, resp.Status)
+		}
+		data, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+		if err == nil && int64(len(data)) > limit {
+			return nil, fmt.Errorf("%s is longer than the %d bytes it may have", req.URL, limit)
+		}
+		return data, err
+	}
 }
 
 type doer func(*http.Request) (*http.Response, error)
@@ -211,8 +257,8 @@ func dropTorn(dir string) error {
 	return nil
 }
 
-// list returns the names of all targets directly under prefix, sorted.
-func list(up *updater.Updater, prefix string) ([]string, error) {
+// targetsUnder returns the names of all targets directly under prefix, sorted.
+func targetsUnder(up *updater.Updater, prefix string) ([]string, error) {
 	// No target has this name, so looking for it loads every role that may publish under prefix.
 	probe := prefix + "\x00"
 	_, probeErr := up.GetTargetInfo(probe)

@@ -15,62 +15,154 @@ import (
 	"testing"
 
 	sigstore "github.com/sigstore/sigstore-go/pkg/tuf"
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
+
+	"github.com/reseal/reseal/signer"
 )
+
+// A person is a holder with the private half of their key.
+type person struct {
+	Holder
+	signer.Signer
+}
+
+func newPerson(t testing.TB, name string, key crypto.Signer) person {
+	t.Helper()
+	s, err := signer.InMemory(key)
+	check(t, err)
+	public, err := cryptoutils.MarshalPublicKeyToPEM(key.Public())
+	check(t, err)
+	return person{Holder{name, public}, s}
+}
+
+func newEd25519(t testing.TB, name string) person {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	check(t, err)
+	return newPerson(t, name, key)
+}
+
+func newECDSA(t testing.TB, name string, curve elliptic.Curve) person {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(curve, rand.Reader)
+	check(t, err)
+	return newPerson(t, name, key)
+}
+
+func newP256(t testing.TB, name string) person { return newECDSA(t, name, elliptic.P256()) }
+
+func holdersOf(people []person) []Holder {
+	var out []Holder
+	for _, p := range people {
+		out = append(out, p.Holder)
+	}
+	return out
+}
+
+func signersOf(people []person) []signer.Signer {
+	var out []signer.Signer
+	for _, p := range people {
+		out = append(out, p.Signer)
+	}
+	return out
+}
 
 // An org is a repository with its key holders and a web server.
 type org struct {
-	dir, url    string
-	repo        *Repository
-	holders     []Signer // root and targets, 2 of 3
-	responders  []Signer // revocations, 2 of 3
-	online      Signer
-	pinned      []byte
-	trustedRoot []byte
+	dir, published, url string
+	repo                *Repository
+	holders             []person // root and targets, 2 of 3
+	responders          []person // revocations, 2 of 3
+	online              person
+	pinned              []byte // the root that clients were installed with
+	trustedRoot         []byte
 }
 
-func newOrg(t *testing.T) *org {
+func newOrg(t testing.TB) *org {
 	t.Helper()
-	return newOrgIn(t, filepath.Join(t.TempDir(), "repository"), nil)
+	return newOrgIn(t, filepath.Join(t.TempDir(), "repository"), Options{}, nil)
 }
 
-func newOrgIn(t *testing.T, dir string, change func(*InitOptions)) *org {
+func newOrgIn(t testing.TB, dir string, options Options, change func(*Founding)) *org {
 	t.Helper()
 	o := &org{
-		dir:         dir,
-		holders:     []Signer{newEd25519(t, "@alice"), newP256(t, "@bob"), newEd25519(t, "@carol")},
-		responders:  []Signer{newP256(t, "@dave"), newEd25519(t, "@erin"), newEd25519(t, "@frank")},
+		dir: dir, published: filepath.Join(dir, publishedDir),
+		holders:     []person{newEd25519(t, "@alice"), newP256(t, "@bob"), newECDSA(t, "@carol", elliptic.P384())},
+		responders:  []person{newP256(t, "@dave"), newEd25519(t, "@erin"), newEd25519(t, "@frank")},
+		online:      newEd25519(t, ""),
 		trustedRoot: []byte(`{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}`),
 	}
-	_, key, err := ed25519.GenerateKey(nil)
-	check(t, err)
-	o.online, err = NewOnlineSigner(key, "gcpkms:projects/p/locations/global/keyRings/r/cryptoKeys/k")
-	check(t, err)
-	options := InitOptions{
-		RootKeys: o.holders, RootThreshold: 2,
-		TargetsKeys: o.holders, TargetsThreshold: 2,
-		RevocationKeys: o.responders, RevocationThreshold: 2,
-		OnlineKey: o.online,
-		Targets:   map[string][]byte{"trusted_root.json": o.trustedRoot, "signing_config.v0.2.json": []byte("{}")},
+	f := Founding{
+		Root: Group{holdersOf(o.holders), 2}, Targets: Group{holdersOf(o.holders), 2}, Revocations: Group{holdersOf(o.responders), 2},
+		Online: Online{o.online.Key, "gcpkms:projects/p/locations/global/keyRings/r/cryptoKeys/k"},
+		Files:  map[string][]byte{"trusted_root.json": o.trustedRoot, "signing_config.v0.2.json": []byte("{}")},
 	}
 	if change != nil {
-		change(&options)
+		change(&f)
 	}
-	o.repo, err = Init(dir, options)
+	var err error
+	o.repo, _, err = Init(t.Context(), dir, options, f)
 	check(t, err)
-	o.pinned, err = os.ReadFile(filepath.Join(dir, "1.root.json"))
+	o.sign(t, append(o.holders, o.responders...)...)
+	o.publish(t)
+	o.pinned, err = os.ReadFile(filepath.Join(o.published, "1.root.json"))
 	check(t, err)
-	server := httptest.NewServer(http.FileServer(http.Dir(dir)))
+	server := httptest.NewServer(http.FileServer(http.Dir(o.published)))
 	t.Cleanup(server.Close)
 	o.url = server.URL
 	return o
 }
 
-func (o *org) revoke(t *testing.T, files map[string][]byte) {
+// sign lets people sign the open event from its exported file, those it does not ask left out.
+func (o *org) sign(t testing.TB, people ...person) {
 	t.Helper()
-	check(t, o.repo.PublishRevocations(t.Context(), files, o.responders[:2], o.online))
+	request, err := o.repo.Export()
+	check(t, err)
+	known := o.pinned
+	if s, err := o.repo.load(); err == nil && !s.empty() {
+		known = s.roots[0]
+	}
+	q, err := ReadRequest(request, known, Options{Now: o.repo.clock})
+	check(t, err)
+	for _, p := range people {
+		signed, err := q.Sign(t.Context(), p.Signer)
+		if err != nil {
+			continue
+		}
+		_, err = o.repo.Import(t.Context(), signed)
+		check(t, err)
+	}
 }
 
-func (o *org) revocations(t *testing.T, cache string) map[string][]byte {
+func (o *org) propose(t testing.TB, changes ...Change) *Event {
+	t.Helper()
+	e, err := o.repo.Propose(t.Context(), Proposal{Changes: changes, Accept: []string{"trusted_root.json"}})
+	check(t, err)
+	return e
+}
+
+func (o *org) publish(t testing.TB) *Publication {
+	t.Helper()
+	p, err := o.repo.Publish(t.Context(), o.online.Signer)
+	check(t, err)
+	return p
+}
+
+// change proposes, lets all holders sign, and publishes.
+func (o *org) change(t testing.TB, changes ...Change) *Publication {
+	t.Helper()
+	o.propose(t, changes...)
+	o.sign(t, append(o.holders, o.responders...)...)
+	return o.publish(t)
+}
+
+func (o *org) revoke(t testing.TB, files map[string][]byte) {
+	t.Helper()
+	_, err := o.repo.PublishRevocations(t.Context(), files, signersOf(o.responders[:2]), o.online.Signer)
+	check(t, err)
+}
+
+func (o *org) revocations(t testing.TB, cache string) map[string][]byte {
 	t.Helper()
 	got, err := Revocations(t.Context(), FetchOptions{URL: o.url, Root: o.pinned, CacheDir: cache})
 	check(t, err)
@@ -78,7 +170,7 @@ func (o *org) revocations(t *testing.T, cache string) map[string][]byte {
 }
 
 // sigstoreTarget gets a target the way cosign does.
-func (o *org) sigstoreTarget(t *testing.T, cache, name string) []byte {
+func (o *org) sigstoreTarget(t testing.TB, cache, name string) []byte {
 	t.Helper()
 	c, err := sigstore.New(&sigstore.Options{Root: o.pinned, RepositoryBaseURL: o.url, CachePath: cache})
 	check(t, err)
@@ -87,28 +179,7 @@ func (o *org) sigstoreTarget(t *testing.T, cache, name string) []byte {
 	return data
 }
 
-func newEd25519(t *testing.T, owner string) Signer {
-	t.Helper()
-	_, key, err := ed25519.GenerateKey(nil)
-	check(t, err)
-	return newTestSigner(t, key, owner)
-}
-
-func newP256(t *testing.T, owner string) Signer {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	check(t, err)
-	return newTestSigner(t, key, owner)
-}
-
-func newTestSigner(t *testing.T, key crypto.Signer, owner string) Signer {
-	t.Helper()
-	s, err := NewSigner(key, owner)
-	check(t, err)
-	return s
-}
-
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +187,7 @@ func check(t *testing.T, err error) {
 }
 
 // listing returns every file below dir with its content.
-func listing(t *testing.T, dir string) map[string]string {
+func listing(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
 	check(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -131,7 +202,7 @@ func listing(t *testing.T, dir string) map[string]string {
 }
 
 // unchanged fails the test when what do does changes any file below dir.
-func unchanged(t *testing.T, dir string, do func()) {
+func unchanged(t testing.TB, dir string, do func()) {
 	t.Helper()
 	before := listing(t, dir)
 	do()

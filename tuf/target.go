@@ -1,10 +1,14 @@
 package tuf
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -13,7 +17,7 @@ import (
 const (
 	revocationsRole   = "revocations"
 	revocationsPrefix = "revocations/"
-	// In TUF a wildcard stays within one path component (TUF specification 4.5): this covers revocations/a.json but
+	// In TUF a wildcard stays within one path component (4.5): this covers revocations/a.json but
 	// not revocations/2026/a.json.
 	revocationsPattern = revocationsPrefix + "*"
 )
@@ -21,20 +25,30 @@ const (
 // maxName keeps <sha256>.<name> and a client's escaped cache file below the 255 bytes that file systems allow.
 const maxName = 150
 
-// checkTarget refuses a target name that role may not publish.
-func checkTarget(role, name string) error {
+// checkRevocation refuses a target name that responders may not publish.
+func checkRevocation(name string) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("target %q: %w", name, err)
 	}
 	rest, under := strings.CutPrefix(name, revocationsPrefix)
 	switch {
-	case role == revocationsRole && !under:
+	case !under:
 		return fmt.Errorf("target %q does not lie under %s: responders may publish nothing else; ask the holders of the targets keys", name, revocationsPrefix)
-	case role == revocationsRole && strings.Contains(rest, "/"):
+	case strings.Contains(rest, "/"):
 		return fmt.Errorf("target %q is not directly under %s: clients match the delegation %s within one directory", name, revocationsPrefix, revocationsPattern)
-	case role != revocationsRole && under:
-		// Top-level targets win over delegated ones: this would silently hide what the responders publish.
-		return fmt.Errorf("target %q belongs to the role %q: publish it with the responders' keys", name, revocationsRole)
+	}
+	return nil
+}
+
+var roleName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
+
+// checkRole admits the name of a delegated role that means the same as part of a file name and of a URL.
+func checkRole(name string) error {
+	if !roleName.MatchString(name) {
+		return fmt.Errorf("role %q: a name is letters, digits and . _ -, and begins with a letter or a digit", name)
+	}
+	if slices.Contains(metadata.TOP_LEVEL_ROLE_NAMES[:], name) {
+		return fmt.Errorf("role %q: this is the name of a top-level role", name)
 	}
 	return nil
 }
@@ -63,20 +77,30 @@ func checkName(name string) error {
 	return nil
 }
 
-// addTarget lists data under name in m and returns the file to store for it: <dir>/<sha256>.<base>, as consistent
-// snapshots want it (TUF specification 6.2). One hash only: with more, go-tuf clients pick one at random for the URL.
-func addTarget(m *metadata.Metadata[metadata.TargetsType], name string, data []byte) (file, error) {
+// addTarget lists data under name in m. One hash only: with more, go-tuf clients pick one at random for the URL.
+func addTarget(m *metadata.TargetsType, name string, data []byte) error {
 	t, err := metadata.TargetFile().FromBytes(name, data, "sha256")
 	if err != nil {
-		return file{}, fmt.Errorf("target %q: %w", name, err)
+		return fmt.Errorf("target %q: %w", name, err)
 	}
-	if old := m.Signed.Targets[name]; old != nil {
+	if old := m.Targets[name]; old != nil {
 		t.Custom, t.UnrecognizedFields = old.Custom, old.UnrecognizedFields
 	}
-	if m.Signed.Targets == nil {
-		m.Signed.Targets = map[string]*metadata.TargetFiles{}
+	if m.Targets == nil {
+		m.Targets = map[string]*metadata.TargetFiles{}
 	}
-	m.Signed.Targets[name] = t
+	m.Targets[name] = t
+	return nil
+}
+
+// publishedTarget is where the published directory has a target: <dir>/<sha256>.<base>, as consistent snapshots want
+// it (6.2).
+func publishedTarget(name string, data []byte) string {
+	sum := sha256.Sum256(data)
+	return prefixedTarget(name, hex.EncodeToString(sum[:]))
+}
+
+func prefixedTarget(name, digest string) string {
 	dir, base := path.Split(name)
-	return file{path.Join("targets", dir, t.Hashes["sha256"].String()+"."+base), data}, nil
+	return path.Join(targetsDir, dir, digest+"."+base)
 }

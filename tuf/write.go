@@ -10,7 +10,7 @@ import (
 	"runtime"
 )
 
-// A file is one to be stored, by its slash-separated path below the repository's directory.
+// A file is one to be stored, by its slash-separated path below a directory.
 type file struct {
 	name string
 	data []byte
@@ -20,9 +20,12 @@ type file struct {
 // and what a killed writer left is replaced by the next one instead of piling up.
 const tempName = ".reseal.tmp"
 
-// writeAll stores files in order, each as write does. It stops at the first error and leaves what it wrote.
-func (r *Repository) writeAll(ctx context.Context, files []file) error {
-	root, err := os.OpenRoot(r.dir) // no path, not even by way of a symbolic link, leads out of it
+// writeAll stores files below dir in order, each as write does. It stops at the first error and leaves what it wrote.
+func (r *Repository) writeAll(ctx context.Context, dir string, files []file) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir) // no path, not even by way of a symbolic link, leads out of it
 	if err != nil {
 		return err
 	}
@@ -83,6 +86,55 @@ func (r *Repository) write(root *os.Root, f file) error {
 		return err
 	}
 	return r.reach("done", f.name)
+}
+
+// link makes name a symbolic link to target, which is relative to name's directory, in place of what has that name.
+func (r *Repository) link(root *os.Root, target, name string) error {
+	dir := path.Dir(name)
+	temp := path.Join(dir, tempName)
+	if err := r.reach("start", name); err != nil {
+		return err
+	}
+	if err := root.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := root.Symlink(target, temp); err != nil {
+		return err
+	}
+	if err := r.reach("linked", name); err != nil {
+		return err
+	}
+	if err := root.Rename(temp, name); err != nil {
+		return err
+	}
+	if err := r.reach("renamed", name); err != nil {
+		return err
+	}
+	if err := syncDir(root, dir); err != nil {
+		return err
+	}
+	return r.reach("done", name)
+}
+
+// remove removes a file below dir, durably. It is no error when it is not there.
+func (r *Repository) remove(dir, name string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := r.reach("remove", name); err != nil {
+		return err
+	}
+	if err := root.Remove(name); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if err := r.reach("removed", name); err != nil {
+		return err
+	}
+	return syncDir(root, path.Dir(name))
 }
 
 // reach tells the test hook how far a write has come; an error from it stops there, as a crash would.

@@ -3,13 +3,14 @@ package app
 import (
 	"bytes"
 	"context"
-	"crypto"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
 
 	"github.com/reseal/reseal/internal/services"
 	"github.com/reseal/reseal/resign"
@@ -38,7 +39,7 @@ type responder struct {
 func (r *responder) Prepare(ctx context.Context, s drill.Setup) error {
 	r.setup = s
 	var err error
-	if r.revoker, err = newRevoker(s); err != nil {
+	if r.revoker, err = newRevoker(ctx, s); err != nil {
 		return err
 	}
 	in := InitOptions{Approvers: rotate.Approvers{Quorum: s.Quorum}, Consumers: s.Consumers, TrustedRoot: s.TrustedRoot}
@@ -276,47 +277,67 @@ func (r *responder) report(ctx context.Context) (drill.Outcome, error) {
 // responders on call, and fetches them back as a client.
 type revoker struct {
 	repository *tuf.Repository
-	responders []tuf.Signer
-	online     tuf.Signer
+	responders []signer.Signer
+	online     signer.Signer
 	client     tuf.FetchOptions
 	published  map[string][]byte
 }
 
-func newRevoker(s drill.Setup) (*revoker, error) {
-	keys := make([]tuf.Signer, 6)
-	for n, owner := range []string{"@root-1", "@root-2", "@root-3", "@responder-1", "@responder-2", ""} {
+// newRevoker founds the repository in a ceremony: three holders sign its first
+// event, each from the exported file alone.
+func newRevoker(ctx context.Context, s drill.Setup) (*revoker, error) {
+	signers := make([]signer.Signer, 6)
+	holders := make([]tuf.Holder, 6)
+	for n, name := range []string{"@root-1", "@root-2", "@root-3", "@responder-1", "@responder-2", ""} {
 		_, private, err := ed25519.GenerateKey(nil)
 		if err != nil {
 			return nil, err
 		}
-		if keys[n], err = newTUFSigner(private, owner); err != nil {
+		if signers[n], err = signer.InMemory(private); err != nil {
+			return nil, err
+		}
+		public, err := cryptoutils.MarshalPublicKeyToPEM(private.Public())
+		if err != nil {
+			return nil, err
+		}
+		holders[n] = tuf.Holder{Name: name, Key: public}
+	}
+	root, responders := tuf.Group{Holders: holders[:3], Threshold: 2}, tuf.Group{Holders: holders[3:5], Threshold: 2}
+	// What is published is what the sandbox serves; the rest lies beside it.
+	repository, _, err := tuf.Init(ctx, filepath.Join(s.TUFDir, ".repository"), tuf.Options{Published: s.TUFDir}, tuf.Founding{
+		Root: root, Targets: root, Revocations: responders, Online: tuf.Online{Key: holders[5].Key},
+		Files: map[string][]byte{"trusted_root.json": s.TrustedRoot}})
+	if err != nil {
+		return nil, err
+	}
+	request, err := repository.Export()
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range signers[:5] {
+		signed, err := tuf.SignRequest(ctx, request, key, nil, tuf.Options{})
+		if err != nil {
+			return nil, err
+		}
+		if _, err := repository.Import(ctx, signed); err != nil {
 			return nil, err
 		}
 	}
-	root, responders, online := keys[:3], keys[3:5], keys[5]
-	repository, err := tuf.Init(s.TUFDir, tuf.InitOptions{RootKeys: root, TargetsKeys: root, RevocationKeys: responders, OnlineKey: online,
-		RootThreshold: 2, TargetsThreshold: 2, RevocationThreshold: 2, Targets: map[string][]byte{"trusted_root.json": s.TrustedRoot}})
-	if err != nil {
+	if _, err := repository.Publish(ctx, signers[5]); err != nil {
 		return nil, err
 	}
 	pinned, err := os.ReadFile(filepath.Join(s.TUFDir, "1.root.json"))
 	if err != nil {
 		return nil, err
 	}
-	return &revoker{repository: repository, responders: responders, online: online, published: map[string][]byte{},
+	return &revoker{repository: repository, responders: signers[3:5], online: signers[5], published: map[string][]byte{},
 		client: tuf.FetchOptions{URL: s.TUFURL, Root: pinned}}, nil
-}
-
-func newTUFSigner(private crypto.Signer, owner string) (tuf.Signer, error) {
-	if owner == "" {
-		return tuf.NewOnlineSigner(private, "")
-	}
-	return tuf.NewSigner(private, owner)
 }
 
 func (r *revoker) publish(ctx context.Context, name string, statement []byte) error {
 	r.published[name] = statement
-	return r.repository.PublishRevocations(ctx, map[string][]byte{name: statement}, r.responders, r.online)
+	_, err := r.repository.PublishRevocations(ctx, map[string][]byte{name: statement}, r.responders, r.online)
+	return err
 }
 
 // check fetches what was published as any client would.

@@ -28,6 +28,18 @@ type Key struct {
 // Load decrypts a key file (cosign.key). It costs cosign's key derivation,
 // about a fifth of a second: load once.
 func Load(file string, password func() ([]byte, error)) (Key, error) {
+	return load(file, password, nil)
+}
+
+// LoadPure is Load for signatures over TUF metadata: an Ed25519 key signs the
+// message itself (RFC 8032), where cosign signs its digest (Ed25519ph). An
+// ECDSA key signs alike in both, with the hash that goes with its curve:
+// SHA-384 for P-384, as TUF's ecdsa-sha2-nistp384 has it.
+func LoadPure(file string, password func() ([]byte, error)) (Key, error) {
+	return load(file, password, &[]signature.LoadOption{})
+}
+
+func load(file string, password func() ([]byte, error), how *[]signature.LoadOption) (Key, error) {
 	info, err := os.Stat(file)
 	if err != nil {
 		return Key{}, fmt.Errorf("private key: %w", err)
@@ -43,7 +55,7 @@ func Load(file string, password func() ([]byte, error)) (Key, error) {
 	if err != nil {
 		return Key{}, err
 	}
-	private, err := cosign.LoadPrivateKey(sealed, pass, nil)
+	private, err := cosign.LoadPrivateKey(sealed, pass, how)
 	if err != nil {
 		// The library's words differ by cause and version; none is more use to
 		// a person than this.

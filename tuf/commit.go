@@ -1,0 +1,310 @@
+package tuf
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+)
+
+// Changes to the repository are made as one: everything that is to be written lies durably in event/pending before
+// event/pending.json decides that it is done. From then on whoever comes next finishes it, needing no keys, and doing
+// again what was done already does no harm. Without that file nothing was decided and nothing has changed.
+const (
+	pendingDir    = "event/pending"
+	pendingFile   = "event/pending.json"
+	pendingSchema = "reseal.tuf-pending/v1"
+)
+
+type place string
+
+const (
+	inSource    place = "repository"
+	inPublished place = "published"
+)
+
+// A step is one change to one file.
+type step struct {
+	Do     string `json:"do"` // write, remove or reveal
+	In     place  `json:"in"`
+	Name   string `json:"name"`
+	Digest string `json:"digest,omitempty"` // of what is written, by which it is found in event/pending
+	data   []byte
+}
+
+func write(in place, name string, data []byte) step {
+	sum := sha256.Sum256(data)
+	return step{Do: "write", In: in, Name: name, Digest: hex.EncodeToString(sum[:]), data: data}
+}
+
+func remove(in place, name string) step { return step{Do: "remove", In: in, Name: name} }
+
+// reveal writes files that clients must come to see at the same moment: see revealAll.
+func reveal(name string, data []byte) step {
+	s := write(inPublished, name, data)
+	s.Do = "reveal"
+	return s
+}
+
+type pending struct {
+	Schema string `json:"schema"`
+	Steps  []step `json:"steps"`
+}
+
+func parsePending(data []byte) (pending, error) {
+	var p pending
+	if err := strictJSON(data, &p); err != nil {
+		return p, fmt.Errorf("%s: %w", pendingFile, err)
+	}
+	if p.Schema != pendingSchema {
+		return p, fmt.Errorf("%s: schema %q: this version reads %s", pendingFile, p.Schema, pendingSchema)
+	}
+	for _, s := range p.Steps {
+		digest, err := hex.DecodeString(s.Digest)
+		ok := err == nil && (s.In == inSource || s.In == inPublished) && fs.ValidPath(s.Name) && s.Name != "."
+		switch s.Do {
+		case "write":
+			ok = ok && len(digest) == sha256.Size
+		case "reveal":
+			ok = ok && len(digest) == sha256.Size && s.In == inPublished && path.Dir(s.Name) == "."
+		case "remove":
+			ok = ok && s.Digest == ""
+		default:
+			ok = false
+		}
+		if !ok {
+			return p, fmt.Errorf("%s: malformed step %q %q", pendingFile, s.Do, s.Name)
+		}
+	}
+	return p, nil
+}
+
+// cutOff reports whether a change was decided on and not finished.
+func (r *Repository) cutOff() (bool, error) {
+	_, err := r.read(pendingFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// commit makes changes as one. When it fails before they are decided on, nothing has changed; after that, they are
+// finished by the next call of anything that changes the repository.
+func (r *Repository) commit(ctx context.Context, steps []step) error {
+	staged := map[string]bool{}
+	var files []file
+	for _, s := range steps {
+		if s.data != nil && !staged[s.Digest] {
+			staged[s.Digest] = true
+			files = append(files, file{pendingDir + "/" + s.Digest, s.data})
+		}
+	}
+	manifest, err := json.MarshalIndent(pending{pendingSchema, steps}, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := r.writeAll(ctx, r.dir, append(files, file{pendingFile, manifest})); err != nil {
+		return fmt.Errorf("nothing was changed: %w", err)
+	}
+	return r.finish(ctx)
+}
+
+// finish carries out what was decided on, if anything was. The context does not stop it half way: it is bounded, and
+// what it leaves undone somebody else would have to finish first.
+func (r *Repository) finish(ctx context.Context) error {
+	data, err := r.read(pendingFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r.clearPending()
+	}
+	if err != nil {
+		return err
+	}
+	p, err := parsePending(data)
+	if err != nil {
+		return err
+	}
+	if err := r.carryOut(context.WithoutCancel(ctx), p.Steps); err != nil {
+		return fmt.Errorf("stopped in the middle of a change; remove the cause and run this again, which finishes it: %w", err)
+	}
+	return nil
+}
+
+func (r *Repository) carryOut(ctx context.Context, steps []step) error {
+	var revealed []file
+	for i, s := range steps {
+		dir := r.dir
+		if s.In == inPublished {
+			dir = r.published
+		}
+		if s.Do == "remove" {
+			if err := r.remove(dir, s.Name); err != nil {
+				return err
+			}
+			continue
+		}
+		data, err := r.read(pendingDir + "/" + s.Digest)
+		if err != nil {
+			return err
+		}
+		if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != s.Digest {
+			return fmt.Errorf("%s/%s is damaged: restore it from a backup", pendingDir, s.Digest)
+		}
+		if s.Do == "write" {
+			if err := r.writeAll(ctx, dir, []file{{s.Name, data}}); err != nil {
+				return err
+			}
+			continue
+		}
+		revealed = append(revealed, file{s.Name, data})
+		if i+1 == len(steps) || steps[i+1].Do != "reveal" {
+			if err := r.revealAll(ctx, revealed); err != nil {
+				return err
+			}
+			revealed = nil
+		}
+	}
+	if err := r.remove(r.dir, pendingFile); err != nil {
+		return err
+	}
+	return r.clearPending()
+}
+
+// clearPending removes what was prepared and is not wanted any more, and directories of the event that are empty.
+func (r *Repository) clearPending() error {
+	root, err := os.OpenRoot(r.dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if _, err := root.Lstat(eventDir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := root.RemoveAll(pendingDir); err != nil {
+		return err
+	}
+	if _, err := root.Lstat(eventFile); errors.Is(err, fs.ErrNotExist) {
+		return root.RemoveAll(eventDir)
+	}
+	return nil
+}
+
+// The name of the directory by which files are revealed together, within the published directory, and of its parts.
+const (
+	revealDir = ".reveal"
+	current   = revealDir + "/current" // a link to one of the two below
+	before    = "before"
+	after     = "after"
+)
+
+// revealAll replaces several files of the published directory, the last of them being timestamp.json, so that at every
+// moment clients find either all of the old or all of the new.
+//
+// A new root and the timestamp must change together: with a root that has another online key, clients refuse the
+// timestamp before, and without it the timestamp after. For the time of the change both names are symbolic links through
+// one link, whose replacement is a single rename; then plain files take their place again. On a file system without
+// links the files are replaced one after the other: a crash between two renames then leaves clients unable to refresh
+// until the publication is finished.
+func (r *Repository) revealAll(ctx context.Context, files []file) error {
+	if err := os.MkdirAll(r.published, 0o755); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(r.published)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	last := files[len(files)-1]
+	old, err := root.ReadFile(last.name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), err == nil && string(old) == string(last.data) && !isLink(root, last.name), len(files) == 1:
+		// Nobody has seen anything yet, or all have seen everything: or there is but one file.
+		return r.settleRevealed(ctx, root, files)
+	case err != nil:
+		return err
+	}
+	if to, _ := root.Readlink(current); to != after {
+		for _, f := range files {
+			if err := r.write(root, file{path.Join(revealDir, after, f.name), f.data}); err != nil {
+				return err
+			}
+		}
+		if to != before {
+			if err := r.write(root, file{path.Join(revealDir, before, last.name), old}); err != nil {
+				return err
+			}
+			if err := r.link(root, before, current); errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) {
+				return r.settleRevealed(ctx, root, files)
+			} else if err != nil {
+				return err
+			}
+		}
+		// The timestamp first: through the link it is the same as before. The others are not there before.
+		for _, f := range append([]file{last}, files[:len(files)-1]...) {
+			if err := r.link(root, path.Join(current, f.name), f.name); err != nil {
+				return err
+			}
+		}
+		if err := r.link(root, after, current); err != nil {
+			return err
+		}
+	}
+	return r.settleRevealed(ctx, root, files)
+}
+
+func (r *Repository) settleRevealed(ctx context.Context, root *os.Root, files []file) error {
+	if err := r.writeAll(ctx, r.published, files); err != nil {
+		return err
+	}
+	if _, err := root.Lstat(revealDir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := r.reach("remove", revealDir); err != nil {
+		return err
+	}
+	if err := root.Remove(current); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := root.RemoveAll(revealDir); err != nil {
+		return err
+	}
+	return syncDir(root, ".")
+}
+
+func isLink(root *os.Root, name string) bool {
+	info, err := root.Lstat(name)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
+}
+
+// changedFiles are files by name, of the published directory as it will be.
+type changedFiles map[string][]byte
+
+func (r *Repository) willBe(steps []step) changedFiles {
+	out := changedFiles{}
+	for _, s := range steps {
+		if s.In == inPublished && s.data != nil {
+			out[s.Name] = s.data
+		}
+	}
+	return out
+}
+
+// only keeps of steps those that change something.
+func (r *Repository) only(steps []step) []step {
+	return slices.DeleteFunc(steps, func(s step) bool {
+		if s.Do != "write" {
+			return false
+		}
+		read := r.read
+		if s.In == inPublished {
+			read = r.readPublished
+		}
+		had, err := read(s.Name)
+		return err == nil && string(had) == string(s.data)
+	})
+}

@@ -1,0 +1,318 @@
+package tuf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/reseal/reseal/signer"
+)
+
+// A Publication is what was published.
+type Publication struct {
+	Versions map[string]int64     `json:"versions"` // of every role that changed
+	Expires  map[string]time.Time `json:"expires"`
+	Files    []string             `json:"files"`  // written to the published directory, in their order
+	Walked   []Walked             `json:"walked"` // the clients that reached it before it was published
+}
+
+// Publish publishes the open event, when it has its signatures, with a snapshot and a timestamp by the online key.
+//
+// Nothing is written unless clients that start from every past root, and from what they cached of the last state, reach
+// the new one. Files are written durably, timestamp.json last: until it is in place clients see the state before, from
+// then on the new one; a new root appears in the same moment. A publication that was cut off at any point, even by
+// kill -9, is finished by the next call of anything that changes the repository.
+func (r *Repository) Publish(ctx context.Context, online signer.Signer) (*Publication, error) {
+	var out *Publication
+	err := r.change(ctx, func() error {
+		s, err := r.load()
+		if err != nil {
+			return err
+		}
+		e, d, err := r.openEvent(s)
+		if err != nil {
+			return err
+		}
+		c, err := r.check(e, d)
+		if err != nil {
+			return err
+		}
+		if err := notReady(c.Problems); err != nil {
+			return err
+		}
+		clear, err := r.clearEvent()
+		if err != nil {
+			return err
+		}
+		out, err = r.publish(ctx, d, online, clear)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("tuf: publish: %w", err)
+	}
+	return out, nil
+}
+
+// PublishRevocations adds or replaces targets (name → content) directly under revocations/, signed by the responders
+// and the online key only, also while a signing event is open. With no files it renews the role's expiry. Its
+// guarantees are those of Publish. There is no deleting: responders can only widen what is denied.
+func (r *Repository) PublishRevocations(ctx context.Context, files map[string][]byte, responders []signer.Signer, online signer.Signer) (*Publication, error) {
+	var out *Publication
+	err := r.change(ctx, func() error {
+		for _, name := range slices.Sorted(maps.Keys(files)) {
+			if err := checkRevocation(name); err != nil {
+				return err
+			}
+		}
+		s, err := r.load()
+		if err != nil {
+			return err
+		}
+		if s.empty() {
+			return errors.New("nothing was published yet: publish the first event")
+		}
+		for _, err := range []error{r.samePublished(s), r.clockSound(s)} {
+			if err != nil {
+				return err
+			}
+		}
+		d := r.draft(s)
+		m, err := d.edit(revocationsRole)
+		if err != nil {
+			return err
+		}
+		for _, name := range slices.Sorted(maps.Keys(files)) {
+			if err := addTarget(m, name, files[name]); err != nil {
+				return err
+			}
+			d.files[name] = append([]byte{}, files[name]...)
+		}
+		if problems := d.expired(r.now()); len(problems) > 0 {
+			return errors.New(problems[0])
+		}
+		doc, err := d.document(revocationsRole)
+		if err != nil {
+			return err
+		}
+		ring, err := d.ring(revocationsRole)
+		if err != nil {
+			return err
+		}
+		if err := sign(ctx, doc, ring, responders...); err != nil {
+			return err
+		}
+		out, err = r.publish(ctx, d, online, nil)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("tuf: publish %s in %s: %w", revocationsRole, r.dir, err)
+	}
+	return out, nil
+}
+
+// publish makes a draft the published state. Its roles are signed.
+func (r *Repository) publish(ctx context.Context, d *draft, online signer.Signer, and []step) (*Publication, error) {
+	steps, out, err := r.prepare(ctx, d, online)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errStopped, err)
+	}
+	if out.Walked, err = r.reachable(ctx, d, steps); err != nil {
+		return nil, fmt.Errorf("%w: %w", errStopped, err)
+	}
+	for _, s := range steps {
+		if s.In == inPublished {
+			out.Files = append(out.Files, s.Name)
+		}
+	}
+	return out, r.commit(ctx, append(steps, and...))
+}
+
+// prepare makes and checks, in memory, the files that publish a draft, in the order they are to be written.
+func (r *Repository) prepare(ctx context.Context, d *draft, online signer.Signer) ([]step, *Publication, error) {
+	var source, published []step
+	out := &Publication{Versions: map[string]int64{}, Expires: map[string]time.Time{}}
+	snapshot, timestamp := metadata.Snapshot(), metadata.Timestamp()
+	snapshot.Signed.Version, timestamp.Signed.Version = 0, 0
+	if !d.empty() {
+		var err error
+		if snapshot, err = parse(metadata.Snapshot(), d.raw[metadata.SNAPSHOT]); err != nil {
+			return nil, nil, err
+		}
+		if timestamp, err = parse(metadata.Timestamp(), d.raw[metadata.TIMESTAMP]); err != nil {
+			return nil, nil, err
+		}
+	} else {
+		delete(snapshot.Signed.Meta, "targets.json")
+	}
+
+	for _, name := range slices.Sorted(maps.Keys(d.files)) {
+		source = append(source, write(inSource, targetsDir+"/"+name, d.files[name]))
+		published = append(published, write(inPublished, publishedTarget(name, d.files[name]), d.files[name]))
+	}
+	var root []step
+	for _, role := range d.changed() {
+		doc, err := d.document(role)
+		if err != nil {
+			return nil, nil, err
+		}
+		rings, err := d.rings(role)
+		if err != nil {
+			return nil, nil, err
+		}
+		doc.keep(rings...) // what does not count is not published
+		data, err := doc.encode()
+		if err != nil {
+			return nil, nil, err
+		}
+		out.Versions[role] = doc.version
+		if role == metadata.ROOT {
+			out.Expires[role] = d.root.Signed.Expires
+			source = append(source, write(inSource, historyFile(doc.version), data), write(inSource, roleFile(role), data))
+			root = append(root, reveal(versioned(role, doc.version), data))
+			continue
+		}
+		out.Expires[role] = d.roles[role].Signed.Expires
+		snapshot.Signed.Meta[role+".json"] = metaFile(doc.version, data)
+		source = append(source, write(inSource, roleFile(role), data))
+		published = append(published, write(inPublished, versioned(role, doc.version), data))
+	}
+	for _, s := range r.gone(d) {
+		source = append(source, s)
+	}
+
+	data, err := r.signOnline(ctx, d, snapshot, online)
+	if err != nil {
+		return nil, nil, err
+	}
+	out.Versions[metadata.SNAPSHOT], out.Expires[metadata.SNAPSHOT] = snapshot.Signed.Version, snapshot.Signed.Expires
+	source = append(source, write(inSource, roleFile(metadata.SNAPSHOT), data))
+	published = append(published, write(inPublished, versioned(metadata.SNAPSHOT, snapshot.Signed.Version), data))
+
+	timestamp.Signed.Meta["snapshot.json"] = metaFile(snapshot.Signed.Version, data)
+	if data, err = r.signTimestamp(ctx, d, timestamp, online); err != nil {
+		return nil, nil, err
+	}
+	out.Versions[metadata.TIMESTAMP], out.Expires[metadata.TIMESTAMP] = timestamp.Signed.Version, timestamp.Signed.Expires
+	source = append(source, write(inSource, roleFile(metadata.TIMESTAMP), data))
+	published = append(published, root...)
+	published = append(published, reveal("timestamp.json", data))
+	return append(source, r.only(published)...), out, nil
+}
+
+// gone lists the target files that no role lists any more. Only the repository's own copy goes: clients that have not
+// refreshed still ask for the published one.
+func (r *Repository) gone(d *draft) []step {
+	var out []step
+	for _, role := range d.changed() {
+		old := d.Targets[role]
+		if role == metadata.ROOT || old == nil {
+			continue
+		}
+		for _, name := range slices.Sorted(maps.Keys(old.Signed.Targets)) {
+			if d.roles[role].Signed.Targets[name] != nil || d.files[name] != nil || checkName(name) != nil {
+				continue
+			}
+			if by, err := d.roleFor(name); err == nil {
+				if m, err := d.get(by, ""); err == nil && m.Signed.Targets[name] != nil {
+					continue // it has moved
+				}
+			}
+			out = append(out, remove(inSource, targetsDir+"/"+name))
+		}
+	}
+	return out
+}
+
+// signOnline makes the next snapshot.
+func (r *Repository) signOnline(ctx context.Context, d *draft, m *metadata.Metadata[metadata.SnapshotType], online signer.Signer) ([]byte, error) {
+	var err error
+	if m.Signed.Version, err = nextVersion(metadata.SNAPSHOT, m.Signed.Version); err != nil {
+		return nil, err
+	}
+	m.Signed.Expires = r.expiry(d.period(metadata.SNAPSHOT).expiry())
+	return signRole(ctx, d, metadata.SNAPSHOT, m, online)
+}
+
+func (r *Repository) signTimestamp(ctx context.Context, d *draft, m *metadata.Metadata[metadata.TimestampType], online signer.Signer) ([]byte, error) {
+	var err error
+	if m.Signed.Version, err = nextVersion(metadata.TIMESTAMP, m.Signed.Version); err != nil {
+		return nil, err
+	}
+	m.Signed.Expires = r.expiry(d.period(metadata.TIMESTAMP).expiry())
+	return signRole(ctx, d, metadata.TIMESTAMP, m, online)
+}
+
+func signRole[T metadata.Roles](ctx context.Context, d *draft, role string, m *metadata.Metadata[T], online signer.Signer) ([]byte, error) {
+	ring, err := d.ring(role)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := newDocument(role, m)
+	if err != nil {
+		return nil, err
+	}
+	if online == nil {
+		return nil, fmt.Errorf("no online signer was given: %s signs %s", ring.names(), role)
+	}
+	if err := sign(ctx, doc, ring, online); err != nil {
+		return nil, err
+	}
+	return doc.encode()
+}
+
+// reachable verifies the repository as it will be, and walks clients to it.
+func (r *Repository) reachable(ctx context.Context, d *draft, steps []step) ([]Walked, error) {
+	files := map[string][]byte{}
+	for _, s := range steps {
+		if s.In == inSource && s.data != nil {
+			files[s.Name] = s.data
+		}
+	}
+	next, err := load(func(name string) ([]byte, error) {
+		if data, ok := files[name]; ok {
+			return data, nil
+		}
+		return r.read(name)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("clients would refuse the result: %w", err)
+	}
+	for _, role := range d.changed() {
+		if role == metadata.ROOT {
+			continue
+		}
+		if _, err := next.role(role); err != nil {
+			return nil, fmt.Errorf("clients would refuse the result: %w", err)
+		}
+	}
+	if !d.empty() {
+		for name := range d.Snapshot.Signed.Meta {
+			if next.Snapshot.Signed.Meta[name] == nil {
+				return nil, fmt.Errorf("clients would refuse the result: the snapshot no longer lists %s", name)
+			}
+		}
+	}
+	w := walk{before: d.state, after: next, want: d.files, published: r.willBe(steps)}
+	for _, role := range d.changed() {
+		if old := d.Targets[role]; role != metadata.ROOT && old != nil {
+			for name := range old.Signed.Targets {
+				if by, err := d.roleFor(name); err == nil && d.roles[role].Signed.Targets[name] == nil {
+					if m, err := d.get(by, ""); err != nil || m.Signed.Targets[name] == nil {
+						w.gone = append(w.gone, name)
+					}
+				}
+			}
+		}
+		if role != metadata.ROOT && role != metadata.TARGETS {
+			w.roles = append(w.roles, role)
+		}
+	}
+	slices.SortFunc(w.gone, strings.Compare)
+	return r.walk(ctx, w)
+}

@@ -32,7 +32,7 @@ var layers = []struct {
 	{"drills", "the whole product, rehearsed", []string{"runbooks/drill"}},
 	{"runbooks", "what is done, in which order, and why", []string{"runbooks"}},
 	{"acting", "the packages that do things; siblings do not know each other", []string{"rotate", "resign", "tuf", "tuf/radar", "tuf/airgap", "inventory/scan", "inventory/evidence", "inventory/restore", "rotate/pack"}},
-	{"rules", "pure functions: verdicts, decisions, verifier files", []string{"rotate/trust", "rotate/emit"}},
+	{"rules", "pure functions: verdicts, decisions, verifier files, edits of trusted roots", []string{"rotate/trust", "rotate/emit", "tuf/trustedroot"}},
 	{"verification", "stored signatures become evidence", []string{"verify"}},
 	{"adapters", "the world outside, one package each", []string{"internal/store", "internal/registry", "internal/web", "internal/sandbox", "internal/keyfile", "internal/kms", "internal/pkcs11", "internal/keyless", "internal/services", "internal/queue"}},
 	{"plumbing", "files that survive a crash, waiting that ends", []string{"internal/durable", "internal/clock"}},

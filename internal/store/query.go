@@ -564,20 +564,71 @@ func (s *Store) Authorities(ctx context.Context) (out []AuthoritySummary, err er
 				return err
 			}
 			at = found[0]
-			sum := AuthoritySummary{Authority: at}
-			if err := row(ctx, db, []any{&sum.Signatures, &sum.Alone}, restOn("bounds b", "b.verified"), string(at.Role), at.ID); err != nil {
+			sum, err := resting(ctx, db, at, gone)
+			if err != nil {
 				return err
-			}
-			if gone > 0 {
-				var signatures, alone int64
-				if err := row(ctx, db, []any{&signatures, &alone}, restOn("signatures g CROSS JOIN bounds b", "g.gone AND b.signature = g.seq AND b.verified"),
-					string(at.Role), at.ID); err != nil {
-					return err
-				}
-				sum.Signatures, sum.Alone = sum.Signatures-signatures, sum.Alone-alone
 			}
 			out = append(out, sum)
 		}
+	})
+	return out, err
+}
+
+// resting counts what rests on an authority, where that many signatures are gone.
+func resting(ctx context.Context, db querier, on inventory.Authority, gone int64) (AuthoritySummary, error) {
+	sum := AuthoritySummary{Authority: on}
+	if err := row(ctx, db, []any{&sum.Signatures, &sum.Alone}, restOn("bounds b", "b.verified"), string(on.Role), on.ID); err != nil {
+		return sum, err
+	}
+	if gone > 0 {
+		var signatures, alone int64
+		if err := row(ctx, db, []any{&signatures, &alone}, restOn("signatures g CROSS JOIN bounds b", "g.gone AND b.signature = g.seq AND b.verified"),
+			string(on.Role), on.ID); err != nil {
+			return sum, err
+		}
+		sum.Signatures, sum.Alone = sum.Signatures-signatures, sum.Alone-alone
+	}
+	return sum, nil
+}
+
+// AuthorityUse is how much would be touched if an authority were no longer
+// trusted.
+type AuthorityUse struct {
+	AuthoritySummary
+	Deployed int64     // artifacts with a signature at its place that rests on it
+	Latest   time.Time // of the verified times it gave; zero: it gives none
+}
+
+// RestingOn counts what rests on each of these authorities.
+func (s *Store) RestingOn(ctx context.Context, authorities []inventory.Authority) (out []AuthorityUse, err error) {
+	err = s.view(ctx, func(db querier) error {
+		var gone int64
+		if err := row(ctx, db, []any{&gone}, `SELECT COUNT(*) FROM signatures WHERE gone`); err != nil {
+			return err
+		}
+		for _, on := range authorities {
+			sum, err := resting(ctx, db, on, gone)
+			if err != nil {
+				return err
+			}
+			use := AuthorityUse{AuthoritySummary: sum}
+			q := query{}
+			q.and("a.deployed")
+			q.conditions = append(q.conditions, restsOnAny(&q, []inventory.Authority{on}))
+			if err := row(ctx, db, []any{&use.Deployed}, `SELECT COUNT(*) FROM artifacts a`+q.where(), q.args...); err != nil {
+				return err
+			}
+			var latest int64
+			if err := row(ctx, db, []any{&latest}, `SELECT COALESCE(MAX(b.time), 0) FROM bounds b WHERE b.role = $1 AND b.authority = $2 AND b.verified AND b.side = $3`,
+				string(on.Role), on.ID, string(inventory.Upper)); err != nil {
+				return err
+			}
+			if latest != 0 {
+				use.Latest = moment(latest)
+			}
+			out = append(out, use)
+		}
+		return nil
 	})
 	return out, err
 }

@@ -304,6 +304,29 @@ func testQuestions(t *testing.T, s *Store) {
 		want = append(want, sum)
 	}
 	wantEqual(t, "authorities", authorities, want)
+	uses, err := s.RestingOn(ctx, append(slices.Clone(worldAuthorities), inventory.Authority{Role: inventory.RoleTSA, ID: "b"}))
+	must(t, err)
+	wanted := []AuthorityUse{}
+	for _, sum := range append(want, AuthoritySummary{Authority: inventory.Authority{Role: inventory.RoleTSA, ID: "b"}}) {
+		use := AuthorityUse{AuthoritySummary: sum}
+		deployed := map[string]bool{}
+		for _, g := range w.signatures {
+			all, _ := evidence(g)
+			if slices.Contains(all, sum.Authority) && !g.Gone && slices.ContainsFunc(w.artifacts, func(a inventory.Artifact) bool {
+				return a.Deployed && a.Repository == g.Repository && a.Digest == g.Digest
+			}) {
+				deployed[g.Repository+"@"+g.Digest] = true
+			}
+			for _, b := range g.Bounds {
+				if b.Verified && b.Side == inventory.Upper && b.Authority == sum.Authority && b.Time.After(use.Latest) {
+					use.Latest = b.Time
+				}
+			}
+		}
+		use.Deployed = int64(len(deployed))
+		wanted = append(wanted, use)
+	}
+	wantEqual(t, "what rests on authorities", uses, wanted)
 	signers, err := s.Signers(ctx)
 	must(t, err)
 	for _, r := range signers {

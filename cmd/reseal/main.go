@@ -77,8 +77,7 @@ func commands(ui *ui) []*cli.Command {
 		signersCommand(ui), signerCommand(ui), artifactsCommand(ui), signaturesCommand(ui), authoritiesCommand(ui), anchorsCommand(ui), problemsCommand(ui),
 		impactCommand(ui), incidentCommand(ui), rotationCommand(ui), containCommand(ui), resignCommand(ui), workerCommand(ui), cutoverCommand(ui),
 		restoreCommand(ui), verifyCommand(ui), voucherCommand(ui), sourceCommand(ui), approversCommand(ui),
-		reportCommand(ui), evidenceCommand(ui), journalCommand(ui), dbCommand(ui), runbookCommand(ui), drillCommand(ui),
-		tufCommand(ui),
+		reportCommand(ui), evidenceCommand(ui), journalCommand(ui), dbCommand(ui), tufCommand(ui), runbookCommand(ui), drillCommand(ui),
 	}
 	var finish func([]*cli.Command)
 	finish = func(list []*cli.Command) {

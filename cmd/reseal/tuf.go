@@ -13,8 +13,8 @@ import (
 func tufCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name:        "tuf",
-		Usage:       "look after the trust root",
-		Subcommands: []*cli.Command{tufStatusCommand(ui), tufBundleCommand(ui), tufServeCommand(ui)},
+		Usage:       "administer the trust root",
+		Subcommands: []*cli.Command{tufStatusCommand(ui), trustedRootCommand(ui), signingConfigCommand(ui), tufBundleCommand(ui), tufServeCommand(ui)},
 	}
 }
 

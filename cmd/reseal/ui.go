@@ -23,6 +23,7 @@ import (
 	"github.com/reseal/reseal/internal/app"
 	"github.com/reseal/reseal/inventory/restore"
 	"github.com/reseal/reseal/rotate"
+	"github.com/reseal/reseal/tuf/trustedroot"
 )
 
 // The rules of the terminal:
@@ -75,9 +76,9 @@ func exitCode(err error) int {
 		return exitRefused
 	case errors.Is(err, rotate.ErrNeedsApproval), errors.Is(err, errAttention):
 		return exitApproval
-	case errors.As(err, new(app.MatchesError)):
+	case errors.As(err, new(app.MatchesError)), errors.Is(err, app.ErrWouldStop), errors.Is(err, trustedroot.ErrAmbiguous):
 		return exitApproval
-	case errors.Is(err, rotate.ErrOverLimit), errors.Is(err, rotate.ErrNotCovered), errors.Is(err, rotate.ErrNotReady), errors.Is(err, rotate.ErrNoParity), errors.Is(err, restore.ErrOverLimit):
+	case errors.Is(err, rotate.ErrOverLimit), errors.Is(err, rotate.ErrNotCovered), errors.Is(err, rotate.ErrNotReady), errors.Is(err, rotate.ErrNoParity), errors.Is(err, restore.ErrOverLimit), errors.Is(err, trustedroot.ErrNoService):
 		return exitCeiling
 	}
 	return exitFailed

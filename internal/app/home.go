@@ -27,6 +27,7 @@ import (
 	"github.com/reseal/reseal/journal"
 	"github.com/reseal/reseal/rotate"
 	"github.com/reseal/reseal/signer"
+	"github.com/reseal/reseal/tuf/trustedroot"
 	"github.com/reseal/reseal/verify"
 )
 
@@ -268,6 +269,23 @@ func (a *App) by(format string, args ...any) journal.Author {
 // verifier checks signatures against the trusted root and every key that has a
 // name here, and the extra ones given.
 func (a *App) verifier(ctx context.Context, extra ...crypto.PublicKey) (*verify.Verifier, error) {
+	return a.verifierOf(ctx, a.root, extra...)
+}
+
+// under checks signatures as verifier does, against another trusted root.
+func (a *App) under(ctx context.Context, trustedRoot []byte) (*verify.Verifier, error) {
+	r, err := trustedroot.Parse(trustedRoot)
+	if err != nil {
+		return nil, err
+	}
+	material, err := r.Material()
+	if err != nil {
+		return nil, err
+	}
+	return a.verifierOf(ctx, material)
+}
+
+func (a *App) verifierOf(ctx context.Context, material root.TrustedMaterial, extra ...crypto.PublicKey) (*verify.Verifier, error) {
 	signers, err := a.store.Records(ctx)
 	if err != nil {
 		return nil, err
@@ -283,5 +301,5 @@ func (a *App) verifier(ctx context.Context, extra ...crypto.PublicKey) (*verify.
 		}
 		keys = append(keys, pub)
 	}
-	return verify.New(verify.Trust{Root: a.root, Keys: keys})
+	return verify.New(verify.Trust{Root: material, Keys: keys})
 }

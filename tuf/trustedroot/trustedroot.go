@@ -179,12 +179,25 @@ func (r *Root) Notes() []string {
 	return out
 }
 
-// readable reports why sigstore-go would not read the file, its media type
-// aside.
-func readable(pb *prototrustroot.TrustedRoot) error {
+// Material returns what a verifier with the file trusts, as sigstore-go reads
+// it, its media type aside.
+func (r *Root) Material() (root.TrustedMaterial, error) {
+	tr, err := material(r.pb)
+	if err != nil {
+		return nil, fmt.Errorf("sigstore-go does not read the trusted root: %w", err)
+	}
+	return tr, nil
+}
+
+func material(pb *prototrustroot.TrustedRoot) (*root.TrustedRoot, error) {
 	c := proto.Clone(pb).(*prototrustroot.TrustedRoot)
 	c.MediaType = mediaType01
-	_, err := root.NewTrustedRootFromProtobuf(c)
+	return root.NewTrustedRootFromProtobuf(c)
+}
+
+// readable reports why sigstore-go would not read the file.
+func readable(pb *prototrustroot.TrustedRoot) error {
+	_, err := material(pb)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -72,6 +73,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("VAULT_TOKEN", "token-of-the-test")
 			env.Setenv("REGISTRY", w.Registry())
 			env.Setenv("TSA", w.TSAURL())
+			env.Setenv("REKOR", w.RekorURL())
+			env.Setenv("REKOR2", w.RekorV2URL())
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("RESEAL_HOME", filepath.Join(env.WorkDir, "home"))
 			env.Setenv("RESEAL_ACTOR", "carol")
@@ -82,6 +85,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("WINDOW_FROM", time.Now().Add(-24*time.Hour-4*time.Minute).UTC().Format(time.RFC3339))
 			env.Setenv("WINDOW_UNTIL", time.Now().Add(-23*time.Hour-58*time.Minute).UTC().Format(time.RFC3339))
 			env.Setenv("EARLIER", time.Now().Add(-48*time.Hour).UTC().Format(time.RFC3339))
+			env.Setenv("MIDDLE", time.Now().Add(-36*time.Hour).UTC().Format(time.RFC3339))
 			env.Setenv("LONG_AGO", time.Now().Add(-1000*time.Hour).UTC().Format(time.RFC3339))
 			env.Setenv("FROM", time.Now().Add(-24*time.Hour).UTC().Format(time.RFC3339))
 			return nil
@@ -100,6 +104,7 @@ func TestScripts(t *testing.T) {
 			"tufrepo":  func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).repository(ts, args) },
 			"cosign":   cosignVerify,
 			"records":  writeRecords,
+			"pems":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).pems(ts) },
 			"stranger": verifyPack,
 			"exits":    checkExit,
 			"flip":     flip,
@@ -369,6 +374,30 @@ func (w *scriptWorld) put(ts *testscript.TestScript, path, mediaType string, con
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusCreated {
 		ts.Fatalf("pushing %s: %s", path, resp.Status)
+	}
+}
+
+// pems: writes what a trusted root of the sandbox is made of: ca.pem, tsa.pem,
+// rekor.pub, rekor2.pub and ct.pub.
+func (w *scriptWorld) pems(ts *testscript.TestScript) {
+	tr, err := w.TrustedRoot()
+	ts.Check(err)
+	write := func(name string, content []byte, err error) {
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(name), content, 0o644))
+	}
+	chain, err := cryptoutils.MarshalCertificatesToPEM(w.CAChain())
+	write("ca.pem", chain, err)
+	tsa := tr.TimestampingAuthorities()[0].(*root.SigstoreTimestampingAuthority)
+	chain, err = cryptoutils.MarshalCertificatesToPEM([]*x509.Certificate{tsa.Leaf, tsa.Root})
+	write("tsa.pem", chain, err)
+	for _, l := range tr.RekorLogs() {
+		key, err := cryptoutils.MarshalPublicKeyToPEM(l.PublicKey)
+		write(map[string]string{w.RekorURL(): "rekor.pub", w.RekorV2URL(): "rekor2.pub"}[l.BaseURL], key, err)
+	}
+	for _, l := range tr.CTLogs() {
+		key, err := cryptoutils.MarshalPublicKeyToPEM(l.PublicKey)
+		write("ct.pub", key, err)
 	}
 }
 

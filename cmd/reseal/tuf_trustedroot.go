@@ -206,7 +206,11 @@ func (u *ui) trustChanges(c *cli.Context, what string, e app.TrustEdit, stops *a
 			u.printf("  %s", line)
 		}
 	}
-	if len(e.Changes) == 0 {
+	switch {
+	case len(e.Changes) > 0:
+	case e.Old == nil && e.New != nil:
+		u.printf("a new file, with nobody in it")
+	default:
 		u.printf("nothing changes")
 	}
 	for _, l := range e.Lost {

@@ -121,9 +121,6 @@ func (a *App) WhatStops(ctx context.Context, e TrustEdit, progress func(evidence
 				touched = append(touched, by)
 			}
 		}
-		if l.Untold != "" && !slices.Contains(s.Untold, l.Untold) {
-			s.Untold = append(s.Untold, l.Untold)
-		}
 	}
 	all, err := a.store.Counts(ctx)
 	if err != nil {
@@ -139,6 +136,13 @@ func (a *App) WhatStops(ctx context.Context, e TrustEdit, progress func(evidence
 		facts = append(facts, trustedroot.Fact{Authority: u.Authority, Signatures: u.Signatures, Alone: u.Alone, Deployed: u.Deployed, Latest: u.Latest})
 	}
 	s.Counted = append(s.Counted, trustedroot.Tolls(e.Lost, facts)...)
+	for _, l := range e.Lost {
+		// A log that gave a time is one of Rekor v1.
+		timed := slices.ContainsFunc(facts, func(f trustedroot.Fact) bool { return slices.Contains(l.Evidence, f.Authority) && !f.Latest.IsZero() })
+		if l.Untold != "" && !timed {
+			s.Untold = append(s.Untold, l.Untold)
+		}
+	}
 	have, err := a.verifier(ctx)
 	if err != nil {
 		return s, err
@@ -173,8 +177,8 @@ func (e TrustEdit) Agreed(s *Stops, now time.Time) error {
 		case s.Another:
 			return fmt.Errorf("%w, perhaps: the inventory was verified against another trusted root than this one, and does not know what rests on %s: "+
 				"run \"reseal reverify --trusted-root\" with this one, or agree to it with --accept-loss", ErrWouldStop, l.Authority)
-		case l.Untold != "":
-			return fmt.Errorf("%w, perhaps: %s: agree to it with --accept-loss", ErrWouldStop, l.Untold)
+		case len(s.Untold) > 0:
+			return fmt.Errorf("%w, perhaps: %s: agree to it with --accept-loss", ErrWouldStop, s.Untold[0])
 		}
 	}
 	return nil

@@ -337,8 +337,8 @@ type Loss struct {
 	// that rests on it rests on one of these.
 	Evidence []inventory.Authority `json:"evidence"`
 
-	// Untold is set of a Rekor v2 log: signatures by keys name no log in the
-	// inventory unless it gave them a time, which those of Rekor v2 do not.
+	// Untold is set of a log that is taken away: signatures by keys name a log in
+	// the inventory only where it gave them a time, which one of Rekor v2 does not.
 	Untold string `json:"untold,omitempty"`
 }
 
@@ -358,10 +358,8 @@ func Lost(old, new []byte) ([]Loss, error) {
 			}
 			add := func(after, before time.Time, format string, args ...any) {
 				l := Loss{Authority: p.old.Authority, Why: fmt.Sprintf(format, args...), After: after, Before: before, Evidence: p.old.evidence()}
-				if k == Log {
-					if _, is := rekorV2(p.old.log, nil); is {
-						l.Untold = "the inventory does not tell which signatures by keys are in a Rekor v2 log and in no other: those would be refused by clients that ask for a log entry"
-					}
+				if k == Log && after.IsZero() && before.IsZero() {
+					l.Untold = fmt.Sprintf("the inventory does not tell which signatures by keys are in %s and in no other log, if it is one of Rekor v2: clients that ask for a log entry would refuse those", p.old)
 				}
 				out = append(out, l)
 			}

@@ -61,7 +61,7 @@ func (r *Root) Add(a Addition, now time.Time) (Authority, []string, error) {
 			return Authority{}, nil, err
 		}
 		if r.pb.GetMediaType() != mediaType02 {
-			warnings = append(warnings, "clients built before protobuf-specs 0.5 do not know the field \"operator\", and some then refuse the whole file: without an operator all read it")
+			warnings = append(warnings, "the field \"operator\" is meant for media type v0.2: clients built before protobuf-specs 0.4.2 do not know it, and some then refuse the whole file; without an operator all read it")
 		}
 	}
 	switch {

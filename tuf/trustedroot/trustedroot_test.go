@@ -582,6 +582,7 @@ func TestLost(t *testing.T) {
 		"the CA":        {func(r *Root) error { return second(r.Remove(CA, ca.ID)) }, []string{"ca " + ca.ID + " ca " + ca.Certificates[1] + ": it is dropped"}},
 		"the TSA":       {func(r *Root) error { return second(r.Remove(TSA, tsa.ID)) }, []string{"tsa " + tsa.ID + ": it is dropped"}},
 		"Rekor v2":      {func(r *Root) error { return second(r.Remove(Log, v2.ID)) }, []string{"log " + v2.ID + ": it is dropped (untold)"}},
+		"Rekor v1":      {func(r *Root) error { return second(r.Remove(Log, v1.ID)) }, []string{"log " + v1.ID + ": it is dropped (untold)"}},
 		"an end":        {func(r *Root) error { return second(r.End(Log, v1.ID, now, nil, now)) }, []string{"log " + v1.ID + ": it ends at 2026-06-01T00:00:00Z"}},
 		"a later start": {func(r *Root) error { r.pb.Ctlogs[0].PublicKey.ValidFor.Start.Seconds++; return nil }, []string{"ct " + r.Authorities()[3].ID + ": it starts at 2026-01-02T03:04:06Z"}},
 		"another key": {func(r *Root) error {

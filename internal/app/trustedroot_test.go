@@ -1,0 +1,125 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/reseal/reseal/inventory/evidence"
+	"github.com/reseal/reseal/tuf/trustedroot"
+)
+
+// emptyRoot is an edit that makes a trusted root without anybody in it.
+func emptyRoot(t *testing.T, old []byte) TrustEdit {
+	t.Helper()
+	return must(EditTrustedRoot(old, func(*trustedroot.Root) ([]string, error) { return nil, nil }))
+}
+
+// TestFaultTrustFile: a file that is not what it was, or a journal that cannot record it,
+// and the file stays as it is.
+func TestFaultTrustFile(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	ctx := t.Context()
+	before := must(os.ReadFile(filepath.Join(h.options.Home, trustedRootFile)))
+	remove := must(EditTrustedRoot(before, func(r *trustedroot.Root) ([]string, error) {
+		_, w, err := r.Remove(trustedroot.CTLog, r.Authorities()[len(r.Authorities())-2].ID)
+		return w, err
+	}))
+	fresh := func(t *testing.T, content []byte) TrustFile {
+		t.Helper()
+		f := TrustFile{Path: filepath.Join(t.TempDir(), "trusted_root.json"), Home: h.App}
+		if content != nil {
+			if err := os.WriteFile(f.Path, content, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return f
+	}
+	stays := func(t *testing.T, f TrustFile, want []byte) {
+		t.Helper()
+		if got := must(f.Read()); !bytes.Equal(got, want) || (got == nil) != (want == nil) {
+			t.Errorf("the file is now %q", got)
+		}
+		if left := must(os.ReadDir(filepath.Dir(f.Path))); len(left) > 1 {
+			t.Errorf("left behind: %v", left)
+		}
+	}
+	t.Run("another hand", func(t *testing.T) {
+		other := append(bytes.Clone(before), '\n')
+		f := fresh(t, other)
+		if err := f.Write(ctx, remove, "test"); err == nil || !strings.Contains(err.Error(), "another hand") {
+			t.Errorf("written: %v", err)
+		}
+		stays(t, f, other)
+	})
+	t.Run("made in the meantime", func(t *testing.T) {
+		f := fresh(t, before)
+		if err := f.Write(ctx, emptyRoot(t, nil), "test"); err == nil || !strings.Contains(err.Error(), "another hand") {
+			t.Errorf("written: %v", err)
+		}
+		stays(t, f, before)
+	})
+	t.Run("gone in the meantime", func(t *testing.T) {
+		f := fresh(t, nil)
+		if err := f.Write(ctx, remove, "test"); err == nil || !strings.Contains(err.Error(), "another hand") {
+			t.Errorf("written: %v", err)
+		}
+		stays(t, f, nil)
+	})
+	t.Run("no reason, no journal, no write", func(t *testing.T) {
+		f := fresh(t, before)
+		if err := f.Write(ctx, remove, ""); err == nil {
+			t.Error("written without a reason")
+		}
+		stays(t, f, before)
+		off, cancel := context.WithCancel(ctx)
+		cancel()
+		if err := f.Write(off, remove, "test"); err == nil {
+			t.Error("written without a journal")
+		}
+		stays(t, f, before)
+	})
+	t.Run("written", func(t *testing.T) {
+		f := fresh(t, before)
+		if err := f.Write(ctx, remove, "test"); err != nil {
+			t.Fatal(err)
+		}
+		stays(t, f, remove.New)
+	})
+}
+
+// TestAgreed is when a change needs an explicit word.
+func TestAgreed(t *testing.T) {
+	now := time.Now()
+	dropped, ended, later := trustedroot.Loss{}, trustedroot.Loss{After: now.Add(-time.Hour)}, trustedroot.Loss{After: now.Add(time.Hour)}
+	nothing := func() *Stops { return &Stops{Known: 10} }
+	with := func(change func(*Stops)) *Stops { s := nothing(); change(s); return s }
+	for name, test := range map[string]struct {
+		lost []trustedroot.Loss
+		s    *Stops
+		want string
+	}{
+		"nothing is lost":            {nil, nil, ""},
+		"an end to come":             {[]trustedroot.Loss{later}, nil, ""},
+		"nobody to ask":              {[]trustedroot.Loss{later, ended}, nil, "no inventory"},
+		"an empty inventory":         {[]trustedroot.Loss{dropped}, &Stops{}, "an empty one"},
+		"nothing rests on it":        {[]trustedroot.Loss{dropped, ended}, nothing(), ""},
+		"one is refused":             {[]trustedroot.Loss{dropped}, with(func(s *Stops) { s.Judged = evidence.Difference{Refused: 1} }), "1 are refused"},
+		"one is without its log":     {[]trustedroot.Loss{dropped}, with(func(s *Stops) { s.Judged = evidence.Difference{Unlogged: 1} }), "1 are without their log entry"},
+		"one is without its time":    {[]trustedroot.Loss{ended}, with(func(s *Stops) { s.Judged = evidence.Difference{Untimed: 1} }), "1 without proof of time"},
+		"another root was asked":     {[]trustedroot.Loss{dropped}, with(func(s *Stops) { s.Another = true }), "another trusted root"},
+		"what nobody can tell":       {[]trustedroot.Loss{dropped}, with(func(s *Stops) { s.Untold = []string{"who knows"} }), "who knows"},
+		"to come, and nobody to ask": {[]trustedroot.Loss{later}, &Stops{}, ""},
+	} {
+		err := TrustEdit{Lost: test.lost}.Agreed(test.s, now)
+		if test.want == "" && err != nil || test.want != "" && (!errors.Is(err, ErrWouldStop) || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+	}
+}

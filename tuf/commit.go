@@ -185,6 +185,9 @@ func (r *Repository) clearPending() error {
 	if _, err := root.Lstat(eventDir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err := r.reach("remove", pendingDir); err != nil {
+		return err
+	}
 	if err := root.RemoveAll(pendingDir); err != nil {
 		return err
 	}

@@ -20,6 +20,8 @@ type Publication struct {
 	Expires  map[string]time.Time `json:"expires"`
 	Files    []string             `json:"files"`  // written to the published directory, in their order
 	Walked   []Walked             `json:"walked"` // the clients that reached it before it was published
+	// Finished: it was published by a call that was cut off, and this one finished it; the rest is not known any more.
+	Finished bool `json:"finished,omitempty"`
 }
 
 // Publish publishes the open event, when it has its signatures, with a snapshot and a timestamp by the online key.
@@ -30,12 +32,20 @@ type Publication struct {
 // kill -9, is finished by the next call of anything that changes the repository.
 func (r *Repository) Publish(ctx context.Context, online signer.Signer) (*Publication, error) {
 	var out *Publication
-	err := r.change(ctx, func() error {
+	cut, err := r.cutOff()
+	if err != nil {
+		return nil, fmt.Errorf("tuf: publish: %w", err)
+	}
+	err = r.change(ctx, func() error {
 		s, err := r.load()
 		if err != nil {
 			return err
 		}
 		e, d, err := r.openEvent(s)
+		if cut && errors.Is(err, ErrNoEvent) {
+			out = &Publication{Finished: true}
+			return nil
+		}
 		if err != nil {
 			return err
 		}

@@ -150,6 +150,9 @@ func (s *state) fetch(role, delegator string) (m *targetsMeta, err error) {
 	if m := s.Targets[role]; m != nil {
 		return m, nil
 	}
+	if s.read == nil { // a state of which nothing more is to be had
+		return nil, fmt.Errorf("role %q: %w", role, errNoRole)
+	}
 	name := roleFile(role)
 	defer func() {
 		if p := recover(); p != nil {
@@ -206,6 +209,9 @@ func delegatorOf(role string, get func(name, delegator string) (*targetsMeta, er
 		}
 		seen[at.name] = true
 		m, err := get(at.name, at.by)
+		if errors.Is(err, errNoRole) {
+			continue // of a signing request, which brings only what it is about
+		}
 		if err != nil {
 			return "", err
 		}

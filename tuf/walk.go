@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/config"
 	"github.com/theupdateframework/go-tuf/v2/metadata/updater"
+	"golang.org/x/sync/errgroup"
 )
 
 // Walked is one client that reached a state.
@@ -75,8 +77,8 @@ func (r *Repository) Walk(ctx context.Context) ([]Walked, error) {
 	return out, nil
 }
 
-// walk lets clients start from every root that w.after descends from, each with nothing cached and with what a client
-// of the state before has cached, and fails unless all reach w.after.
+// walk lets clients start from every root that w.after descends from, and from what a client of the state before has
+// cached, and fails unless all reach w.after.
 func (r *Repository) walk(ctx context.Context, w walk) ([]Walked, error) {
 	temp, err := os.MkdirTemp("", "reseal-walk-")
 	if err != nil {
@@ -92,37 +94,44 @@ func (r *Repository) walk(ctx context.Context, w walk) ([]Walked, error) {
 		}
 		return r.readPublished(name)
 	})
-	var out []Walked
-	for i, root := range w.after.roots {
-		version := w.after.first + int64(i)
-		newest := i == len(w.after.roots)-1
-		for _, cached := range []bool{false, true} {
-			if cached && (w.before.empty() || version > w.before.Root.Signed.Version) {
-				continue // nobody has cached anything
-			}
-			for _, client := range []string{"go-tuf", "sigstore-go"} {
-				if client == "sigstore-go" && r.clock != nil {
-					continue // it goes by the machine's clock
-				}
-				at := Walked{client, version, cached}
-				cache := ""
-				if cached {
-					cache = filepath.Join(temp, fmt.Sprintf("%s-%d", client, version))
-					if err := w.before.cacheIn(filepath.Join(cache, sigstore.URLToPath(walkURL)), root); err != nil {
-						return nil, err
-					}
-				}
-				if err := w.arrive(at, root, cache, newest, f, r.now()); err != nil {
-					if ctx.Err() != nil {
-						return nil, ctx.Err()
-					}
-					return nil, fmt.Errorf("a client would not follow (%s): %w", at, err)
-				}
-				out = append(out, at)
-			}
+	clients := []string{"go-tuf", "sigstore-go"}
+	if r.clock != nil {
+		clients = clients[:1] // the other goes by the machine's clock
+	}
+	var starts []Walked
+	for i := range w.after.roots {
+		for _, client := range clients {
+			starts = append(starts, Walked{Client: client, Root: w.after.first + int64(i)})
 		}
 	}
-	return out, nil
+	if !w.before.empty() {
+		for _, client := range clients {
+			starts = append(starts, Walked{Client: client, Root: w.before.Root.Signed.Version, Cached: true})
+		}
+	}
+	now, newest := r.now(), w.after.Root.Signed.Version
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, at := range starts {
+		root := w.after.roots[at.Root-w.after.first]
+		cache := ""
+		if at.Cached {
+			cache = filepath.Join(temp, fmt.Sprint(i))
+			if err := w.before.cacheIn(filepath.Join(cache, sigstore.URLToPath(walkURL)), root); err != nil {
+				return nil, err
+			}
+		}
+		group.Go(func() error {
+			if err := w.arrive(at, root, cache, at.Root == newest || at.Cached, f, now); err != nil {
+				return fmt.Errorf("a client would not follow (%s): %w", at, err)
+			}
+			return ctx.Err()
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return starts, nil
 }
 
 // cacheIn writes what a client has cached that started from root and refreshed when s was published.

@@ -31,6 +31,7 @@ var layers = []struct {
 	{"wiring", "configuration becomes stores, clients and signers", []string{"internal/app"}},
 	{"drills", "the whole product, rehearsed", []string{"runbooks/drill"}},
 	{"runbooks", "what is done, in which order, and why", []string{"runbooks"}},
+	{"rehearsals", "what the packages below do, played with made-up people and an attacker", []string{"tuf/rehearsal"}},
 	{"acting", "the packages that do things; siblings do not know each other", []string{"rotate", "resign", "tuf", "tuf/radar", "tuf/airgap", "inventory/scan", "inventory/evidence", "inventory/restore", "rotate/pack"}},
 	{"rules", "pure functions: verdicts, decisions, verifier files, edits of trusted roots", []string{"rotate/trust", "rotate/emit", "tuf/trustedroot"}},
 	{"verification", "stored signatures become evidence", []string{"verify"}},

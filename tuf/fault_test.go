@@ -1,0 +1,311 @@
+package tuf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	sigstore "github.com/sigstore/sigstore-go/pkg/tuf"
+	"github.com/theupdateframework/go-tuf/v2/metadata/config"
+	"github.com/theupdateframework/go-tuf/v2/metadata/updater"
+)
+
+var errCrash = errors.New("crash")
+
+// look is one run of a client over a published directory: what it gets for a target.
+func look(kind, served string, root []byte, cache, name string) ([]byte, error) {
+	f := fetcherOf(func(file string) ([]byte, error) { return os.ReadFile(filepath.Join(served, filepath.FromSlash(file))) })
+	if kind == "sigstore-go" {
+		c, err := sigstore.New(&sigstore.Options{Root: root, RepositoryBaseURL: walkURL, CachePath: cache, Fetcher: f})
+		if err != nil {
+			return nil, err
+		}
+		return c.GetTarget(name)
+	}
+	cfg, err := config.New(walkURL, root)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Fetcher, cfg.LocalMetadataDir, cfg.LocalTargetsDir = f, cache, filepath.Join(cache, "targets")
+	up, err := updater.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	info, err := up.GetTargetInfo(name)
+	if err != nil {
+		return nil, err
+	}
+	_, data, err := up.DownloadTarget(info, "", "")
+	return data, err
+}
+
+// A scene is a repository and the caches of clients, to be copied for every crash.
+type scene struct {
+	org
+	root string // everything lies below it
+}
+
+func (s *scene) cache(kind string) string { return filepath.Join(s.root, "cache", kind) }
+
+func (s *scene) copyTo(t *testing.T, dir string) *scene {
+	t.Helper()
+	check(t, os.CopyFS(dir, os.DirFS(s.root)))
+	c := &scene{s.org, dir}
+	c.dir, c.published = filepath.Join(dir, "repository"), filepath.Join(dir, "repository", publishedDir)
+	return c
+}
+
+// TestFault stops every kind of publication at every point of every file write, as a crash would, and looks at it with
+// clients of both kinds: what they had cached must lead them, as must nothing, to the state before or to the new one.
+func TestFault(t *testing.T) {
+	const name = "trusted_root.json"
+	online := newEd25519(t, "")
+	newKeys := []person{newP256(t, "@alice"), newP256(t, "@bob"), newEd25519(t, "@carol")}
+	for _, c := range []struct {
+		what    string
+		target  string
+		prepare func(*testing.T, *scene)
+		publish func(context.Context, *scene) error
+	}{
+		// The hardest: clients with the new root refuse everything before, and those without it everything after.
+		{"publish a root with other online and targets keys", name, func(t *testing.T, s *scene) {
+			changes := []Change{SetOnline{Online{online.Key, "x"}}, SetTarget{Name: name, Data: []byte("new")}}
+			for _, p := range newKeys {
+				changes = append(changes, ReplaceKey{p.Holder})
+			}
+			s.propose(t, changes...)
+			s.sign(t, append(append(s.holders, s.responders...), newKeys...)...)
+		}, func(ctx context.Context, s *scene) error {
+			_, err := s.repo.Publish(ctx, online.Signer)
+			return err
+		}},
+		{"publish targets", name, func(t *testing.T, s *scene) {
+			s.propose(t, SetTarget{Name: name, Data: []byte("new")}, SetTarget{Name: "dir/other.json", Data: []byte("other")})
+			s.sign(t, s.holders...)
+		}, func(ctx context.Context, s *scene) error {
+			_, err := s.repo.Publish(ctx, s.online.Signer)
+			return err
+		}},
+		{"publish revocations", "revocations/1.json", func(t *testing.T, s *scene) {
+			s.revoke(t, map[string][]byte{"revocations/1.json": []byte("old")})
+		}, func(ctx context.Context, s *scene) error {
+			_, err := s.repo.PublishRevocations(ctx, map[string][]byte{"revocations/1.json": []byte("new")}, signersOf(s.responders), s.online.Signer)
+			return err
+		}},
+		{"refresh", "", nil, func(ctx context.Context, s *scene) error {
+			_, err := s.repo.Refresh(ctx, s.online.Signer, true)
+			return err
+		}},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			t.Parallel()
+			base := &scene{*newOrg(t), ""}
+			base.root = filepath.Dir(base.dir)
+			if c.prepare != nil {
+				c.prepare(t, base)
+			}
+			old := []byte("old")
+			if c.target == "" {
+				c.target = name
+			}
+			if c.target == name {
+				old = base.trustedRoot
+			}
+			for _, kind := range []string{"go-tuf", "sigstore-go"} {
+				_, err := look(kind, base.published, base.pinned, base.cache(kind), c.target)
+				check(t, err)
+			}
+			seen := false // the new state, by a crash that came earlier
+			for stop := 0; ; stop++ {
+				s := base.copyTo(t, filepath.Join(t.TempDir(), "scene"))
+				var err error
+				s.repo, err = Open(s.dir, Options{})
+				check(t, err)
+				var reached, where string
+				n := 0
+				s.repo.hook = func(point, name string) error {
+					if n++; n > stop {
+						reached, where = point, name
+						return errCrash
+					}
+					return nil
+				}
+				err = c.publish(t.Context(), s)
+				if err == nil {
+					if stop < 20 {
+						t.Errorf("only %d points: the hook misses writes", stop)
+					}
+					return // every point was tried
+				}
+				if !errors.Is(err, errCrash) {
+					t.Fatal(err)
+				}
+				at := fmt.Sprintf("%03d %s %s", stop, where, reached)
+				see := func(when string) (new bool) {
+					t.Helper()
+					var got []string
+					for _, kind := range []string{"go-tuf", "sigstore-go"} {
+						for who, cache := range map[string]string{"cached": s.cache(kind), "fresh": t.TempDir()} {
+							data, err := look(kind, s.published, s.pinned, cache, c.target)
+							if err != nil {
+								t.Errorf("%s, %s: %s, %s, cannot refresh: %v", at, when, kind, who, err)
+							}
+							got = append(got, string(data))
+						}
+					}
+					for _, g := range got {
+						if g != got[0] || (g != string(old) && g != "new") {
+							t.Errorf("%s, %s: clients see %q", at, when, got)
+							break
+						}
+					}
+					return got[0] == "new"
+				}
+				new := see("after the crash")
+				if seen && !new {
+					t.Errorf("%s: the old state is back, after an earlier crash had left the new one", at)
+				}
+				seen = seen || new
+				// The next process.
+				s.repo, err = Open(s.dir, Options{})
+				check(t, err)
+				// At the very end there is nothing left to finish, and no event to publish.
+				if err := c.publish(t.Context(), s); err != nil && (!new || !errors.Is(err, ErrNoEvent)) {
+					t.Fatalf("%s: running it again: %v", at, err)
+				}
+				if !see("after running it again") && string(old) != "new" && c.what != "refresh" {
+					t.Errorf("%s: running it again did not publish", at)
+				}
+				if leftovers(t, s.dir) {
+					t.Errorf("%s: something is left over", at)
+				}
+				if stop%6 != 0 {
+					continue
+				}
+				// And one more of another kind: nothing of the crash is in its way.
+				signer := s.online
+				if strings.Contains(c.what, "other online") {
+					signer = online
+				}
+				_, err = s.repo.PublishRevocations(t.Context(), map[string][]byte{"revocations/last.json": []byte("last")}, signersOf(s.responders[:2]), signer.Signer)
+				check(t, err)
+				if data, err := look("go-tuf", s.published, s.pinned, s.cache("go-tuf"), "revocations/last.json"); err != nil || string(data) != "last" {
+					t.Errorf("%s: after another publication: %q, %v", at, data, err)
+				}
+			}
+		})
+	}
+}
+
+// leftovers reports whether temporary files or links are left in a repository.
+func leftovers(t *testing.T, dir string) bool {
+	t.Helper()
+	found := false
+	check(t, filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+		if err == nil && (e.Name() == tempName || e.Name() == revealDir || e.Name() == filepath.Base(pendingDir) || e.Type()&fs.ModeSymlink != 0) {
+			t.Log(p)
+			found = true
+		}
+		return err
+	}))
+	return found
+}
+
+// A crash while an event is proposed, amended, signed or withdrawn leaves the event before or after, whole.
+func TestFaultOfEvents(t *testing.T) {
+	base := &scene{*newOrg(t), ""}
+	base.root = filepath.Dir(base.dir)
+	propose := func(ctx context.Context, r *Repository) error {
+		_, err := r.Propose(ctx, Proposal{Changes: []Change{SetThreshold{"root", 3}, SetTarget{Name: "a.json", Data: []byte("a")}}})
+		return err
+	}
+	amend := func(ctx context.Context, r *Repository) error {
+		_, err := r.Amend(ctx, Proposal{Changes: []Change{SetThreshold{"targets", 3}, SetTarget{Name: "a.json", Data: []byte("b")}, SetTarget{Name: "c.json", Data: []byte("c")}}})
+		return err
+	}
+	withdraw := func(ctx context.Context, r *Repository) error { return r.Withdraw(ctx) }
+	for _, c := range []struct {
+		what   string
+		before []func(context.Context, *Repository) error
+		do     func(context.Context, *Repository) error
+	}{
+		{"propose", nil, propose},
+		{"amend", []func(context.Context, *Repository) error{propose}, amend},
+		{"withdraw", []func(context.Context, *Repository) error{propose, amend}, withdraw},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			state := func(r *Repository) string {
+				e, err := r.Event()
+				if errors.Is(err, ErrNoEvent) {
+					return "none"
+				}
+				check(t, err)
+				d, err := r.Diff()
+				check(t, err)
+				return fmt.Sprint(e.ID, d)
+			}
+			ready := func() *Repository {
+				s := base.copyTo(t, filepath.Join(t.TempDir(), "scene"))
+				r, err := Open(s.dir, Options{Now: func() time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) }})
+				check(t, err)
+				for _, f := range c.before {
+					check(t, f(t.Context(), r))
+				}
+				return r
+			}
+			r := ready()
+			published := listing(t, r.published)
+			before := state(r)
+			check(t, c.do(t.Context(), r))
+			after := state(r)
+			if before == after {
+				t.Fatal("nothing changes")
+			}
+			for stop := 0; ; stop++ {
+				r := ready()
+				n := 0
+				r.hook = func(string, string) error {
+					if n++; n > stop {
+						return errCrash
+					}
+					return nil
+				}
+				err := c.do(t.Context(), r)
+				if err == nil {
+					if stop < 10 {
+						t.Errorf("only %d points", stop)
+					}
+					break
+				}
+				if !errors.Is(err, errCrash) {
+					t.Fatal(err)
+				}
+				r.hook = nil
+				if _, err := r.Event(); err != nil && !errors.Is(err, ErrNoEvent) && !errors.Is(err, errCutOff) {
+					t.Errorf("point %d: %v", stop, err)
+				}
+				check(t, r.change(t.Context(), func() error { return nil })) // whoever comes next
+				if got := state(r); got != before && got != after {
+					t.Errorf("point %d: the event is neither the one before nor the one after: %s", stop, got)
+				}
+				if got := listing(t, r.published); len(got) != len(published) {
+					t.Errorf("point %d: something was published", stop)
+				}
+				if c.what == "withdraw" {
+					if err := r.Withdraw(t.Context()); err != nil && !errors.Is(err, ErrNoEvent) {
+						t.Error(err)
+					}
+					if _, err := os.Stat(filepath.Join(r.dir, eventDir)); !errors.Is(err, fs.ErrNotExist) {
+						t.Errorf("point %d: the event left a trace: %v", stop, err)
+					}
+				}
+			}
+		})
+	}
+}

@@ -71,7 +71,8 @@ func (r *Repository) Check() (Check, error) {
 	return c, nil
 }
 
-func (r *Repository) check(e eventState, d *draft) (Check, error) {
+// checkSignatures says who signed.
+func (r *Repository) checkSignatures(e eventState, d *draft) (Check, error) {
 	c := Check{Event: e.event(), Problems: []string{}}
 	for _, role := range e.Roles {
 		doc, err := d.document(role)
@@ -108,6 +109,14 @@ func (r *Repository) check(e eventState, d *draft) (Check, error) {
 			out.Groups = append(out.Groups, g)
 		}
 		c.Roles = append(c.Roles, out)
+	}
+	return c, nil
+}
+
+func (r *Repository) check(e eventState, d *draft) (Check, error) {
+	c, err := r.checkSignatures(e, d)
+	if err != nil {
+		return c, err
 	}
 	c.Problems = append(c.Problems, e.stale(d.state)...)
 	for _, role := range d.unmet() {

@@ -91,7 +91,7 @@ func (w *words) warn(format string, args ...any) {
 // keyWords describes a key so that its holder can compare it.
 func keyWords(id string, key *metadata.Key) string {
 	kind, print := key.Type+" key", "which this version cannot read"
-	if public, err := key.ToPublicKey(); err == nil {
+	if public, err := publicKeyOf(key); err == nil {
 		kind, print = keyKind(public), "SHA256:"+fingerprint(key)
 	}
 	owner := ownerOf(key)

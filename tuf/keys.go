@@ -111,7 +111,7 @@ func keyKind(public crypto.PublicKey) string {
 // fingerprint is what people compare: the hex SHA-256 of the key itself, whatever is published with it. Empty for a key
 // that this version cannot read.
 func fingerprint(key *metadata.Key) string {
-	public, err := key.ToPublicKey()
+	public, err := publicKeyOf(key)
 	if err != nil {
 		return ""
 	}
@@ -171,7 +171,7 @@ func rootRing(root *metadata.Metadata[metadata.RootType], role string) (keyring,
 // idOf returns the id under which the ring lists a public key, or "".
 func (k keyring) idOf(public crypto.PublicKey) string {
 	for _, id := range k.ids {
-		listed, err := k.keys[id].ToPublicKey()
+		listed, err := publicKeyOf(k.keys[id])
 		if err != nil {
 			continue // a key this version cannot read cannot be this one
 		}
@@ -214,7 +214,7 @@ func verifySignature(key *metadata.Key, payload, sig []byte) error {
 	if len(sig) == 0 {
 		return errors.New("no signature")
 	}
-	public, err := key.ToPublicKey()
+	public, err := publicKeyOf(key)
 	if err != nil {
 		return err
 	}

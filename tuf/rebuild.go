@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
-	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
 	"github.com/reseal/reseal/internal/durable"
 )
@@ -22,6 +21,8 @@ const (
 	maxRoot      = 512_000
 	maxTimestamp = 16_384
 	maxOther     = 64 << 20
+
+	maxMirrorRoots = 4096
 )
 
 // Rebuilt is what a repository was rebuilt to.
@@ -132,62 +133,41 @@ func fetchState(ctx context.Context, mirror Mirror, pinned []byte) (*state, erro
 	if err != nil {
 		return nil, fmt.Errorf("pinned root: %w", err)
 	}
-	want, err := newDocument(metadata.ROOT, known)
-	if err != nil {
-		return nil, fmt.Errorf("pinned root: %w", err)
-	}
 	s := newState(nil)
-	// From the first root there is, if it leads to the pinned one; else from that.
-	begin := func(first int64, data []byte) error {
-		var err error
-		if s.TrustedMetadata, err = trustedmetadata.New(data); err != nil {
-			return fmt.Errorf("%s: %w", versioned(metadata.ROOT, first), err)
+	// From the first root there is, which has to lead to the pinned one; else from that.
+	var roots [][]byte
+	first := int64(1)
+	for v := first; ; v++ {
+		data, err := mirror(ctx, versioned(metadata.ROOT, v), maxRoot)
+		if errors.Is(err, fs.ErrNotExist) && v == 1 && known.Signed.Version > 1 {
+			first, v, roots = known.Signed.Version, known.Signed.Version, append(roots, pinned)
+			continue
 		}
-		s.first, s.roots = first, [][]byte{data}
-		for v := first + 1; ; v++ {
-			name := versioned(metadata.ROOT, v)
-			data, err := mirror(ctx, name, maxRoot)
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			if err == nil {
-				if _, err = parseRoot(data); err == nil {
-					_, err = s.UpdateRoot(data)
-				}
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			s.roots = append(s.roots, data)
-		}
-	}
-	data, err := mirror(ctx, versioned(metadata.ROOT, 1), maxRoot)
-	if err == nil && known.Signed.Version > 1 {
-		if err = begin(1, data); err == nil {
-			err = errors.New("the first root on the mirror does not lead to the pinned one")
-			if at := known.Signed.Version - 1; at < int64(len(s.roots)) {
-				m, e := parseRoot(s.roots[at])
-				if e != nil {
-					return nil, e
-				}
-				doc, e := newDocument(metadata.ROOT, m)
-				if e != nil {
-					return nil, e
-				}
-				if string(doc.payload) == string(want.payload) {
-					err = nil
-				}
-			}
+		if errors.Is(err, fs.ErrNotExist) {
+			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: it is a mirror of another repository, or not a whole one", err)
+			return nil, fmt.Errorf("%s: %w", versioned(metadata.ROOT, v), err)
 		}
-	} else if err := begin(known.Signed.Version, pinned); err != nil {
-		return nil, fmt.Errorf("pinned root: %w", err)
+		if roots = append(roots, data); len(roots) > maxMirrorRoots {
+			return nil, fmt.Errorf("the mirror has more than %d roots: it does not mean well", maxMirrorRoots)
+		}
+	}
+	const elsewhere = "it is a mirror of another repository, or not a whole one"
+	at := known.Signed.Version - first
+	if at < 0 || at >= int64(len(roots)) {
+		return nil, fmt.Errorf("the mirror has %d roots and not the pinned one, %d: %s", len(roots), known.Signed.Version, elsewhere)
+	}
+	if same, err := sameRoot(pinned, roots[at]); err != nil || !same {
+		return nil, fmt.Errorf("root %d of the mirror is not the pinned root: %s", known.Signed.Version, elsewhere)
+	}
+	if err := s.chain(roots, func(v int64) string { return versioned(metadata.ROOT, v) }); err != nil {
+		return nil, err
 	}
 	s.RefTime = time.Time{} // nothing has expired at that time
 
-	if data, err = mirror(ctx, "timestamp.json", maxTimestamp); err == nil {
+	data, err := mirror(ctx, "timestamp.json", maxTimestamp)
+	if err == nil {
 		_, err = s.UpdateTimestamp(data)
 	}
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
-	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
 	"github.com/reseal/reseal/signer"
 )
@@ -72,6 +71,9 @@ func (r *Repository) export() ([]byte, error) {
 	e, d, err := r.openEvent(s)
 	if err != nil {
 		return nil, err
+	}
+	if stale := e.stale(s); len(stale) > 0 {
+		return nil, errors.New(stale[0])
 	}
 	f := requestFile{Schema: requestSchema, Event: e.ID, By: e.By, Reason: e.Reason, Roots: []json.RawMessage{},
 		Before: map[string]json.RawMessage{}, After: map[string]json.RawMessage{}, Content: map[string][]byte{}}
@@ -266,36 +268,23 @@ func (s *state) follow(roots []json.RawMessage, trusted []byte) error {
 	if err != nil {
 		return fmt.Errorf("the root that you know: %w", err)
 	}
-	want, err := newDocument(metadata.ROOT, known)
-	if err != nil {
-		return fmt.Errorf("the root that you know: %w", err)
+	var chain [][]byte
+	for _, data := range roots {
+		chain = append(chain, data)
 	}
-	found := false
-	for i, data := range roots {
-		m, err := parseRoot(data)
-		if err != nil {
-			return fmt.Errorf("root: %w", err)
-		}
-		if i == 0 {
-			s.TrustedMetadata, err = trustedmetadata.New(data)
-		} else {
-			_, err = s.UpdateRoot(data)
-		}
-		if err != nil {
-			return fmt.Errorf("root %d: %w", m.Signed.Version, err)
-		}
-		doc, err := newDocument(metadata.ROOT, s.Root)
+	if err := s.chain(chain, func(v int64) string { return fmt.Sprintf("root %d", v) }); err != nil {
+		return err
+	}
+	if at := known.Signed.Version - s.first; at >= 0 && at < int64(len(chain)) {
+		same, err := sameRoot(trusted, chain[at])
 		if err != nil {
 			return err
 		}
-		found = found || string(doc.payload) == string(want.payload)
-		s.roots = append(s.roots, data)
+		if same {
+			return nil
+		}
 	}
-	s.first = s.Root.Signed.Version - int64(len(roots)) + 1
-	switch {
-	case found:
-		return nil
-	case known.Signed.Version > s.Root.Signed.Version:
+	if known.Signed.Version > s.Root.Signed.Version {
 		return fmt.Errorf("it begins at root %d, and you know root %d: it is old, or somebody wants an old state back", s.Root.Signed.Version, known.Signed.Version)
 	}
 	return fmt.Errorf("root %d that you know is not a root of this request: it is for another repository, or somebody made up its past; ask the repository's operator by another way", known.Signed.Version)

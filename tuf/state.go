@@ -26,7 +26,8 @@ type state struct {
 	*trustedmetadata.TrustedMetadata
 	read  func(name string) ([]byte, error)
 	first int64    // the version of the first root at hand
-	roots [][]byte // every root from there on
+	start int64    // the version of the first root that clients can start from
+	roots [][]byte // every root from the first on
 	raw   map[string][]byte
 }
 
@@ -66,7 +67,6 @@ func load(read func(name string) ([]byte, error)) (s *state, err error) {
 	if newest.Signed.Version < 1 || newest.Signed.Version > maxRoots {
 		return fail(fmt.Errorf("has version %d", newest.Signed.Version))
 	}
-	s.first = newest.Signed.Version + 1
 	for v := newest.Signed.Version; v >= 1; v-- {
 		name = historyFile(v)
 		data, err := read(name)
@@ -80,27 +80,17 @@ func load(read func(name string) ([]byte, error)) (s *state, err error) {
 		if err != nil {
 			return fail(err)
 		}
-		s.first, s.roots = v, append(s.roots, data)
+		s.roots = append(s.roots, data)
 	}
 	slices.Reverse(s.roots)
 	if string(s.roots[len(s.roots)-1]) != string(last) {
 		return fail(errors.New("is not the same as metadata/root.json"))
 	}
-	for i, data := range s.roots {
-		name = historyFile(s.first + int64(i))
-		if _, err := parseRoot(data); err != nil {
-			return fail(err)
-		}
-		if i == 0 {
-			if s.TrustedMetadata, err = trustedmetadata.New(data); err == nil && s.Root.Signed.Version != s.first {
-				err = fmt.Errorf("holds version %d", s.Root.Signed.Version)
-			}
-		} else {
-			_, err = s.UpdateRoot(data)
-		}
-		if err != nil {
-			return fail(err)
-		}
+	if err := s.chain(s.roots, historyFile); err != nil {
+		return nil, err
+	}
+	if s.Root.Signed.Version != newest.Signed.Version || s.first != newest.Signed.Version-int64(len(s.roots))+1 {
+		return fail(fmt.Errorf("its name says version %d and it holds another", newest.Signed.Version))
 	}
 	s.RefTime = time.Time{} // nothing has expired at that time
 

@@ -77,7 +77,7 @@ func (r *Repository) Walk(ctx context.Context) ([]Walked, error) {
 	return out, nil
 }
 
-// walk lets clients start from every root that w.after descends from, and from what a client of the state before has
+// walk lets clients start from every root that they can start from, and from what a client of the state before has
 // cached, and fails unless all reach w.after.
 func (r *Repository) walk(ctx context.Context, w walk) ([]Walked, error) {
 	temp, err := os.MkdirTemp("", "reseal-walk-")
@@ -99,9 +99,9 @@ func (r *Repository) walk(ctx context.Context, w walk) ([]Walked, error) {
 		clients = clients[:1] // the other goes by the machine's clock
 	}
 	var starts []Walked
-	for i := range w.after.roots {
+	for v := w.after.start; v <= w.after.Root.Signed.Version; v++ {
 		for _, client := range clients {
-			starts = append(starts, Walked{Client: client, Root: w.after.first + int64(i)})
+			starts = append(starts, Walked{Client: client, Root: v})
 		}
 	}
 	if !w.before.empty() {

@@ -1,0 +1,485 @@
+package tuf
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+)
+
+// request is an exported request to be tampered with.
+func (o *org) request(t *testing.T) requestFile {
+	t.Helper()
+	data, err := o.repo.Export()
+	check(t, err)
+	var f requestFile
+	check(t, json.Unmarshal(data, &f))
+	return f
+}
+
+// seal makes a request say what it is of, as an attacker would after changing it.
+func seal(t *testing.T, f *requestFile) []byte {
+	t.Helper()
+	d := &draft{state: newState(nil), roles: map[string]*targetsMeta{}}
+	for role, data := range f.After {
+		var err error
+		if role == metadata.ROOT {
+			d.root, err = parseRoot(data)
+		} else {
+			d.roles[role], err = parseTargets(data)
+		}
+		check(t, err)
+	}
+	var err error
+	f.Event, err = d.id()
+	check(t, err)
+	data, err := json.Marshal(f)
+	check(t, err)
+	return data
+}
+
+func edit(t *testing.T, data json.RawMessage, old, new string) json.RawMessage {
+	t.Helper()
+	if !strings.Contains(string(data), old) {
+		t.Fatalf("%q is not in %s", old, data)
+	}
+	return json.RawMessage(strings.ReplaceAll(string(data), old, new))
+}
+
+// TestAttack plays whoever stands between the repository and its holders, or has some of its keys.
+func TestAttack(t *testing.T) {
+	t.Run("request of another repository", func(t *testing.T) {
+		o, other := newOrg(t), newOrg(t)
+		o.propose(t, Renew{"root"})
+		data, err := o.repo.Export()
+		check(t, err)
+		_, err = ReadRequest(data, other.pinned, Options{})
+		refused(t, err, "another repository")
+		_, err = ReadRequest(data, nil, Options{})
+		refused(t, err, "give the root that you know")
+	})
+	t.Run("request as if there had been no repository", func(t *testing.T) {
+		o := newOrg(t)
+		mallory := newP256(t, "@mallory")
+		f := Founding{Root: Group{[]Holder{o.holders[0].Holder, mallory.Holder}, 1}, Targets: Group{[]Holder{mallory.Holder}, 1}, Revocations: Group{holdersOf(o.responders), 1}, Online: Online{Key: newP256(t, "").Key}}
+		r, _, err := Init(t.Context(), t.TempDir(), Options{}, f)
+		check(t, err)
+		data, err := r.Export()
+		check(t, err)
+		_, err = ReadRequest(data, o.pinned, Options{})
+		refused(t, err, "no request for the repository that you know")
+	})
+	t.Run("request that begins at an old state", func(t *testing.T) {
+		o := newOrg(t)
+		old := filepath.Join(t.TempDir(), "old")
+		check(t, os.CopyFS(old, os.DirFS(o.dir)))
+		o.change(t, SetThreshold{"root", 3})
+		newest, err := os.ReadFile(filepath.Join(o.published, "2.root.json"))
+		check(t, err)
+		r, err := Open(old, Options{})
+		check(t, err)
+		_, err = r.Propose(t.Context(), Proposal{Changes: []Change{Renew{"root"}}})
+		check(t, err)
+		data, err := r.Export()
+		check(t, err)
+		_, err = ReadRequest(data, newest, Options{})
+		refused(t, err, "somebody wants an old state back")
+	})
+	t.Run("request with a made-up past", func(t *testing.T) {
+		o := newOrg(t)
+		o.propose(t, SetTarget{Name: "trusted_root.json", Data: []byte("evil")})
+		f := o.request(t)
+		// As if the target had been what it is to become: the holder would see no change.
+		var evil struct {
+			Signed struct{ Targets map[string]json.RawMessage }
+		}
+		check(t, json.Unmarshal(f.After["targets"], &evil))
+		var before map[string]json.RawMessage
+		check(t, json.Unmarshal(f.Before["targets"], &before))
+		var signed map[string]json.RawMessage
+		check(t, json.Unmarshal(before["signed"], &signed))
+		var err error
+		signed["targets"], err = json.Marshal(evil.Signed.Targets)
+		check(t, err)
+		before["signed"], err = json.Marshal(signed)
+		check(t, err)
+		f.Before["targets"], err = json.Marshal(before)
+		check(t, err)
+		_, err = ReadRequest(seal(t, &f), o.pinned, Options{})
+		refused(t, err, "published targets is not signed")
+		// Or as if there had been none.
+		delete(f.Before, "targets")
+		q, err := ReadRequest(seal(t, &f), o.pinned, Options{})
+		check(t, err)
+		if got := fmt.Sprint(q.Diff().Roles[0].Changes); !strings.Contains(got, "trusted_root.json is new") {
+			t.Errorf("the holder is not told: %s", got)
+		}
+	})
+	t.Run("request whose metadata was changed on the way", func(t *testing.T) {
+		o := newOrg(t)
+		o.propose(t, SetThreshold{"root", 3})
+		f := o.request(t)
+		f.After["root"] = edit(t, f.After["root"], `"threshold": 3`, `"threshold": 1`)
+		data, err := json.Marshal(f)
+		check(t, err)
+		_, err = ReadRequest(data, o.pinned, Options{})
+		refused(t, err, "damaged")
+		// Made to fit, it says what it does, and its signatures are of no use to the event.
+		q, err := ReadRequest(seal(t, &f), o.pinned, Options{})
+		check(t, err)
+		if got := fmt.Sprint(q.Diff()); !strings.Contains(got, "1 of 3 must sign, before 2 of 3") || !strings.Contains(got, "one key alone can sign") {
+			t.Errorf("the holder is not told: %s", got)
+		}
+		signed, err := q.Sign(t.Context(), o.holders[0].Signer)
+		check(t, err)
+		unchanged(t, o.dir, func() {
+			_, err = o.repo.Import(t.Context(), signed)
+			refused(t, err, "have it signed again")
+		})
+	})
+	t.Run("request that leaves out a root version", func(t *testing.T) {
+		o := newOrg(t)
+		o.propose(t, SetThreshold{"root", 3})
+		f := o.request(t)
+		f.After["root"] = edit(t, f.After["root"], `"version": 2`, `"version": 3`)
+		_, err := ReadRequest(seal(t, &f), o.pinned, Options{})
+		refused(t, err, "clients would refuse it")
+	})
+	t.Run("request that goes back to a lower version", func(t *testing.T) {
+		o := newOrg(t)
+		o.change(t, Renew{"targets"})
+		o.propose(t, Renew{"targets"})
+		f := o.request(t)
+		f.After["targets"] = edit(t, f.After["targets"], `"version": 3`, `"version": 2`)
+		_, err := ReadRequest(seal(t, &f), o.pinned, Options{})
+		refused(t, err, "clients would refuse it")
+	})
+	t.Run("request with a key under an old key's id", func(t *testing.T) {
+		o := newOrg(t)
+		o.propose(t, Renew{"root"})
+		f := o.request(t)
+		mallory := newEd25519(t, "@alice")
+		_, own, err := mallory.publish()
+		check(t, err)
+		_, alice, err := o.holders[0].publish()
+		check(t, err)
+		f.After["root"] = edit(t, f.After["root"], alice.Value.PublicKey, own.Value.PublicKey)
+		q, err := ReadRequest(seal(t, &f), o.pinned, Options{})
+		check(t, err)
+		if got := fmt.Sprint(q.Diff().Roles[0].Warnings); !strings.Contains(got, "stands for another key than before") {
+			t.Errorf("the holder is not told: %s", got)
+		}
+	})
+	t.Run("one person with two keys", func(t *testing.T) {
+		o := newOrg(t)
+		mallory := newEd25519(t, "@mallory")
+		o.propose(t, AddHolder{"root", mallory.Holder})
+		f := o.request(t)
+		f.After["root"] = edit(t, f.After["root"], "@mallory", "@alice")
+		q, err := ReadRequest(seal(t, &f), o.pinned, Options{})
+		check(t, err)
+		if got := fmt.Sprint(q.Diff().Roles[0].Warnings); !strings.Contains(got, "@alice has two keys of role root") || !strings.Contains(got, "not the digest of the key") {
+			t.Errorf("the holder is not told: %s", got)
+		}
+	})
+	t.Run("request with countless bins", func(t *testing.T) {
+		o := newOrg(t)
+		o.propose(t, AddRole{Name: "files", Paths: []string{"files/*"}, Holders: []Holder{o.holders[0].Holder}, Threshold: 1, BinBits: 1})
+		f := o.request(t)
+		f.After["files"] = edit(t, f.After["files"], `"bit_length": 1`, `"bit_length": 32`)
+		data, err := json.Marshal(f)
+		check(t, err)
+		_, err = ReadRequest(data, o.pinned, Options{})
+		refused(t, err, "more than this version takes")
+	})
+	t.Run("request with a role that leads out of the directory", func(t *testing.T) {
+		o := newOrg(t)
+		o.propose(t, Renew{"targets"})
+		f := o.request(t)
+		f.After["../../targets"] = f.After["targets"]
+		data, err := json.Marshal(f)
+		check(t, err)
+		_, err = ReadRequest(data, o.pinned, Options{})
+		refused(t, err, "a name is letters")
+	})
+
+	t.Run("signature file", func(t *testing.T) {
+		o := newOrg(t)
+		o.propose(t, SetThreshold{"root", 3}, Renew{"targets"})
+		data, err := o.repo.Export()
+		check(t, err)
+		good, err := SignRequest(t.Context(), data, o.holders[0].Signer, o.pinned, Options{})
+		check(t, err)
+		_, err = SignRequest(t.Context(), data, newP256(t, "@mallory").Signer, o.pinned, Options{})
+		refused(t, err, "is not asked for anything")
+		var f signatureFile
+		check(t, json.Unmarshal(good, &f))
+		other := f.Signatures[1]
+		for name, c := range map[string]struct {
+			change func(*signatureFile)
+			want   string
+		}{
+			"for another role":   {func(f *signatureFile) { f.Signatures[0].Role = "targets"; f.Signatures = f.Signatures[:1] }, "another targets"},
+			"for no role of it":  {func(f *signatureFile) { f.Signatures[0].Role = "revocations" }, "does not change"},
+			"by another key":     {func(f *signatureFile) { f.Signatures[0].KeyID = strings.Repeat("0", 64) }, "not asked to sign"},
+			"of another holder":  {func(f *signatureFile) { id, _, _ := o.holders[1].publish(); f.Signatures[0].KeyID = id }, "does not verify"},
+			"of other metadata":  {func(f *signatureFile) { f.Signatures[0].Sig = other.Sig }, "does not verify"},
+			"with no signature":  {func(f *signatureFile) { f.Signatures[0].Sig = nil }, ""},
+			"with one twice":     {func(f *signatureFile) { f.Signatures = append(f.Signatures, f.Signatures[0]) }, "signed twice"},
+			"with none":          {func(f *signatureFile) { f.Signatures = nil }, "no signatures"},
+			"for another schema": {func(f *signatureFile) { f.Schema = requestSchema }, "schema"},
+		} {
+			var f signatureFile
+			check(t, json.Unmarshal(good, &f))
+			c.change(&f)
+			bad, err := json.Marshal(f)
+			check(t, err)
+			unchanged(t, o.dir, func() {
+				if _, err := o.repo.Import(t.Context(), bad); err == nil || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%s: %v", name, err)
+				}
+			})
+		}
+		_, err = o.repo.Import(t.Context(), good)
+		check(t, err)
+		again, err := o.repo.Import(t.Context(), good)
+		check(t, err)
+		if len(again) != 2 || !again[0].Again {
+			t.Errorf("again: %+v", again)
+		}
+		check(t, o.repo.Withdraw(t.Context()))
+		o.propose(t, SetThreshold{"root", 3}, Renew{"targets"}, SetThreshold{"targets", 3})
+		_, err = o.repo.Import(t.Context(), good)
+		refused(t, err, "have it signed again")
+	})
+	t.Run("event's files changed where they lie", func(t *testing.T) {
+		o := newOrg(t)
+		o.propose(t, SetTarget{Name: "trusted_root.json", Data: []byte("new")})
+		o.sign(t, o.holders...)
+		file := filepath.Join(o.dir, "event", "metadata", "targets.json")
+		good, err := os.ReadFile(file)
+		check(t, err)
+		check(t, os.WriteFile(file, edit(t, good, `"version": 2`, `"version": 3`), 0o644))
+		for _, f := range []func() error{
+			func() error { _, err := o.repo.Publish(t.Context(), o.online.Signer); return err },
+			func() error { _, err := o.repo.Export(); return err },
+			func() error { _, err := o.repo.Check(); return err },
+		} {
+			refused(t, f(), "not what was proposed")
+		}
+		check(t, os.WriteFile(file, good, 0o644))
+		// The file behind the target: clients would not take it, so neither does anybody before.
+		check(t, os.WriteFile(filepath.Join(o.dir, "event", "targets", "trusted_root.json"), []byte("evil"), 0o644))
+		unchanged(t, o.published, func() {
+			_, err := o.repo.Publish(t.Context(), o.online.Signer)
+			refused(t, err, "nothing was published")
+		})
+	})
+	t.Run("new holders without the old", func(t *testing.T) {
+		o := newOrg(t)
+		thieves := []person{newP256(t, "@x"), newP256(t, "@y")}
+		o.propose(t, AddHolder{"root", thieves[0].Holder}, AddHolder{"root", thieves[1].Holder}, RemoveHolder{"root", "@alice"}, RemoveHolder{"root", "@bob"}, RemoveHolder{"root", "@carol"})
+		o.sign(t, thieves...)
+		_, err := o.repo.Publish(t.Context(), o.online.Signer)
+		refused(t, err, "of the old holders")
+		check(t, o.repo.Withdraw(t.Context()))
+		o.propose(t, AddHolder{"root", thieves[0].Holder}, AddHolder{"root", thieves[1].Holder}, SetThreshold{"root", 4})
+		o.sign(t, o.holders...)
+		_, err = o.repo.Publish(t.Context(), o.online.Signer)
+		refused(t, err, "of the new holders")
+	})
+	t.Run("published state overwritten with the online key", func(t *testing.T) {
+		o := newOrg(t)
+		evil := filepath.Join(t.TempDir(), "evil")
+		check(t, os.CopyFS(evil, os.DirFS(o.dir)))
+		thief, err := Open(evil, Options{})
+		check(t, err)
+		_, err = thief.Refresh(t.Context(), o.online.Signer, true)
+		check(t, err)
+		stolen, err := os.ReadFile(filepath.Join(thief.Published(), "timestamp.json"))
+		check(t, err)
+		check(t, os.WriteFile(filepath.Join(o.published, "timestamp.json"), stolen, 0o644))
+		unchanged(t, o.dir, func() {
+			_, err := o.repo.Refresh(t.Context(), o.online.Signer, true)
+			refused(t, err, "somebody has the online key")
+			_, err = o.repo.PublishRevocations(t.Context(), nil, signersOf(o.responders), o.online.Signer)
+			refused(t, err, "somebody has the online key")
+		})
+		_, err = o.repo.Republish(t.Context())
+		check(t, err)
+		o.revoke(t, nil)
+	})
+	t.Run("version raised to the limit", func(t *testing.T) {
+		o := newOrg(t)
+		o.force(t, o.online, func(d *draft) { editTargets(t, d, "targets").Version = maxVersion }, o.holders...)
+		_, err := o.repo.Propose(t.Context(), Proposal{Changes: []Change{Renew{"targets"}}})
+		refused(t, err, "fast-forward")
+		_, err = o.repo.PublishRevocations(t.Context(), nil, signersOf(o.responders), o.online.Signer)
+		check(t, err) // the others go on
+		for _, v := range []string{"9223372036854775808", "-9223372036854775809", "1e30", "1.5", `"2"`} {
+			data, err := os.ReadFile(filepath.Join(o.published, "1.targets.json"))
+			check(t, err)
+			if _, err := parseTargets(edit(t, data, `"version": 1`, `"version": `+v)); err == nil {
+				t.Errorf("version %s was read", v)
+			}
+		}
+	})
+	t.Run("root dropped from the past", func(t *testing.T) {
+		o := newOrg(t)
+		for range 2 {
+			o.change(t, Renew{"root"})
+		}
+		for _, file := range []string{filepath.Join(o.dir, "metadata", "root_history", "2.root.json"), filepath.Join(o.published, "2.root.json")} {
+			data, err := os.ReadFile(file)
+			check(t, err)
+			check(t, os.Remove(file))
+			if _, err := o.repo.Refresh(t.Context(), o.online.Signer, true); err == nil {
+				t.Errorf("published without %s", file)
+			}
+			check(t, os.WriteFile(file, data, 0o644))
+		}
+		_, err := o.repo.Refresh(t.Context(), o.online.Signer, true)
+		check(t, err)
+	})
+	t.Run("root that clients would stumble over", func(t *testing.T) {
+		o := newOrg(t)
+		stray := filepath.Join(o.published, "2.root.json")
+		check(t, os.WriteFile(stray, []byte("{}"), 0o644))
+		_, err := o.repo.Refresh(t.Context(), o.online.Signer, true)
+		refused(t, err, "a client would not follow")
+		got, err := o.repo.Republish(t.Context())
+		check(t, err)
+		if _, err := os.Stat(stray); !errors.Is(err, fs.ErrNotExist) || list(got.Removed) != "2.root.json" {
+			t.Errorf("%+v, %v", got, err)
+		}
+		_, err = o.repo.Refresh(t.Context(), o.online.Signer, true)
+		check(t, err)
+	})
+	t.Run("clock set back", func(t *testing.T) {
+		o := newOrg(t)
+		r, err := Open(o.dir, ago(2*day))
+		check(t, err)
+		_, err = r.Refresh(t.Context(), o.online.Signer, true)
+		refused(t, err, "set the clock")
+	})
+	t.Run("clock of the proposer wrong", func(t *testing.T) {
+		o := newOrg(t)
+		r, err := Open(o.dir, ago(-3*365*day))
+		check(t, err)
+		_, err = r.Propose(t.Context(), Proposal{Changes: []Change{Renew{"root"}, Renew{"targets"}}})
+		check(t, err)
+		data, err := r.Export()
+		check(t, err)
+		q, err := ReadRequest(data, o.pinned, Options{})
+		check(t, err)
+		if got := fmt.Sprint(q.Diff()); strings.Count(got, "clock that it was made with may be wrong") != 2 {
+			t.Errorf("the holder is not told: %s", got)
+		}
+		q, err = ReadRequest(data, o.pinned, ago(-20*365*day))
+		check(t, err)
+		if got := fmt.Sprint(q.Diff()); strings.Count(got, "expired already") != 2 {
+			t.Errorf("the holder is not told: %s", got)
+		}
+	})
+	t.Run("duplicate signatures", func(t *testing.T) {
+		o := newOrg(t)
+		for _, file := range []string{"root.json", "targets.json"} {
+			file = filepath.Join(o.dir, "metadata", file)
+			good, err := os.ReadFile(file)
+			check(t, err)
+			var m map[string]json.RawMessage
+			check(t, json.Unmarshal(good, &m))
+			var sigs []json.RawMessage
+			check(t, json.Unmarshal(m["signatures"], &sigs))
+			m["signatures"], err = json.Marshal(append(sigs, sigs[0]))
+			check(t, err)
+			bad, err := json.Marshal(m)
+			check(t, err)
+			check(t, os.WriteFile(file, bad, 0o644))
+			_, err = Open(o.dir, Options{})
+			refused(t, err, "multiple signatures")
+			check(t, os.WriteFile(file, good, 0o644))
+		}
+	})
+	t.Run("one key under two ids, to count twice", func(t *testing.T) {
+		o := newOrg(t)
+		s, err := o.repo.load()
+		check(t, err)
+		d := o.repo.draft(s)
+		root, err := d.editRoot()
+		check(t, err)
+		_, key, err := (Holder{"@twin", o.holders[0].Key}).publish()
+		check(t, err)
+		id, err := key.ID()
+		check(t, err)
+		root.Keys[id] = key
+		root.Roles["root"].KeyIDs = append(root.Roles["root"].KeyIDs, id)
+		doc, err := d.document("root")
+		check(t, err)
+		for _, id := range []string{root.Roles["root"].KeyIDs[0], id} {
+			sig, err := signOne(t.Context(), doc, id, root.Keys[id], o.holders[0].Signer)
+			check(t, err)
+			doc.put(sig)
+		}
+		ring, err := d.ring("root")
+		check(t, err)
+		if got := ring.valid(doc.payload, *doc.signatures); len(got) != 1 || ring.met(doc) {
+			t.Errorf("counted: %v", got)
+		}
+		refused(t, d.validate(), "one key twice")
+	})
+	t.Run("removed responder", func(t *testing.T) {
+		o := newOrg(t)
+		gone := o.responders[0]
+		o.change(t, RemoveHolder{"revocations", "@dave"})
+		_, err := o.repo.PublishRevocations(t.Context(), nil, signersOf([]person{gone, o.responders[1]}), o.online.Signer)
+		refused(t, err, "not a key of role")
+	})
+	t.Run("prepared change altered where it lies", func(t *testing.T) {
+		o := newOrg(t)
+		o.repo.hook = func(point, name string) error {
+			if name == "metadata/timestamp.json" {
+				return errCrash
+			}
+			return nil
+		}
+		_, err := o.repo.Refresh(t.Context(), o.online.Signer, true)
+		if !errors.Is(err, errCrash) {
+			t.Fatal(err)
+		}
+		o.repo.hook = nil
+		staged, err := filepath.Glob(filepath.Join(o.dir, "event", "pending", "*"))
+		check(t, err)
+		for _, f := range staged {
+			check(t, os.WriteFile(f, []byte("{}"), 0o644))
+		}
+		unchanged(t, o.published, func() {
+			_, err = o.repo.Refresh(t.Context(), o.online.Signer, true)
+			refused(t, err, "damaged")
+		})
+	})
+}
+
+// Five steps from a compromise to a denial that clients see, with responders and the online signer only.
+func TestDenialTakesSeconds(t *testing.T) {
+	o := newOrg(t)
+	cache := t.TempDir()
+	o.revocations(t, cache)
+	start := time.Now()
+	o.revoke(t, map[string][]byte{"revocations/index.json": []byte("1"), "revocations/1.json": []byte("deny")})
+	if got := o.revocations(t, cache); len(got) != 2 {
+		t.Errorf("got %q", got)
+	}
+	took := time.Since(start)
+	t.Logf("from the denial to a refreshed client: %s", took)
+	if took > 10*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}

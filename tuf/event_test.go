@@ -1,0 +1,354 @@
+package tuf
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+)
+
+func TestOneEventAtATime(t *testing.T) {
+	o := newOrg(t)
+	_, err := o.repo.Event()
+	if !errors.Is(err, ErrNoEvent) {
+		t.Errorf("got %v", err)
+	}
+	for _, f := range []func() error{
+		func() error { _, err := o.repo.Export(); return err },
+		func() error { _, err := o.repo.Check(); return err },
+		func() error { _, err := o.repo.Diff(); return err },
+		func() error { return o.repo.Withdraw(t.Context()) },
+		func() error { _, err := o.repo.Publish(t.Context(), o.online.Signer); return err },
+		func() error {
+			_, err := o.repo.Amend(t.Context(), Proposal{Changes: []Change{Renew{"root"}}})
+			return err
+		},
+	} {
+		if err := f(); !errors.Is(err, ErrNoEvent) {
+			t.Errorf("got %v", err)
+		}
+	}
+	before := listing(t, o.dir)
+	e := o.propose(t, SetThreshold{"root", 3})
+	unchanged(t, o.dir, func() {
+		_, err := o.repo.Propose(t.Context(), Proposal{Changes: []Change{Renew{"targets"}}})
+		if !errors.Is(err, ErrEventOpen) || !strings.Contains(err.Error(), e.ID) || !strings.Contains(err.Error(), "root") {
+			t.Errorf("a second event: %v", err)
+		}
+	})
+	// The event is only ever below event/, and withdrawn it leaves no trace.
+	check(t, o.repo.Withdraw(t.Context()))
+	after := listing(t, o.dir)
+	if len(before) != len(after) {
+		t.Errorf("%d files, before %d", len(after), len(before))
+	}
+	if _, err := os.Stat(filepath.Join(o.dir, eventDir)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("event/ is there: %v", err)
+	}
+	// While one is open, responders and the online key go on, and the event is published all the same.
+	o.propose(t, SetTarget{Name: "a.json", Data: []byte("a")})
+	o.revoke(t, map[string][]byte{"revocations/1.json": []byte("1")})
+	_, err = o.repo.Refresh(t.Context(), o.online.Signer, true)
+	check(t, err)
+	o.sign(t, o.holders...)
+	o.publish(t)
+	if got := o.revocations(t, ""); len(got) != 1 {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestPartialSignaturesAreVisible(t *testing.T) {
+	o := newOrg(t)
+	o.propose(t, SetThreshold{"root", 3}, RemoveHolder{"targets", "@carol"})
+	signatures := func() (signed, waiting int) {
+		data, err := os.ReadFile(filepath.Join(o.dir, "event", "metadata", "root.json"))
+		check(t, err)
+		var m struct {
+			Signatures []struct{ KeyID, Sig string }
+		}
+		check(t, json.Unmarshal(data, &m))
+		for _, s := range m.Signatures {
+			if s.Sig == "" {
+				waiting++
+			} else {
+				signed++
+			}
+		}
+		return signed, waiting
+	}
+	if s, w := signatures(); s != 0 || w != 3 {
+		t.Errorf("%d signed, %d waiting", s, w)
+	}
+	o.sign(t, o.holders[0])
+	if s, w := signatures(); s != 1 || w != 2 {
+		t.Errorf("%d signed, %d waiting", s, w)
+	}
+	o.sign(t, o.holders[0]) // again: it replaces
+	c, err := o.repo.Check()
+	check(t, err)
+	if len(c.Problems) != 2 || !strings.Contains(c.Problems[0], "root lacks 1 signature(s) of the old holders: ask @bob, @carol") ||
+		!strings.Contains(c.Problems[1], "root lacks 2 signature(s) of the new holders: ask @bob, @carol") {
+		t.Errorf("problems %q", c.Problems)
+	}
+	unchanged(t, o.dir, func() {
+		_, err := o.repo.Publish(t.Context(), o.online.Signer)
+		var not *NotReadyError
+		if !errors.As(err, &not) || len(not.Problems) != 2 {
+			t.Errorf("got %v", err)
+		}
+	})
+	o.sign(t, o.holders...)
+	o.publish(t)
+	for file, text := range listing(t, o.published) {
+		if strings.Contains(text, `"sig": ""`) {
+			t.Errorf("%s has a placeholder", file)
+		}
+	}
+}
+
+func TestAmend(t *testing.T) {
+	o := newOrg(t)
+	o.propose(t, SetThreshold{"root", 3}, SetTarget{Name: "a.json", Data: []byte("a")})
+	o.sign(t, o.holders[0])
+	e, err := o.repo.Amend(t.Context(), Proposal{Changes: []Change{SetTarget{Name: "b.json", Data: []byte("b")}}})
+	check(t, err)
+	if len(e.Dropped) != 1 || !strings.HasPrefix(e.Dropped[0], "targets by @alice") {
+		t.Errorf("dropped %q", e.Dropped)
+	}
+	c, err := o.repo.Check()
+	check(t, err)
+	if len(c.Roles[0].Groups[0].Signed) != 1 || len(c.Roles[1].Groups[0].Signed) != 0 {
+		t.Errorf("signed: %+v", c.Roles)
+	}
+	if c.Roles[0].Version != 2 || c.Roles[1].Version != 2 {
+		t.Errorf("an amendment is no new version: %+v", c.Roles)
+	}
+	unchanged(t, o.dir, func() {
+		_, err = o.repo.Amend(t.Context(), Proposal{Changes: []Change{SetThreshold{"targets", 4}}})
+		refused(t, err, "threshold 4 of 3")
+	})
+	o.sign(t, o.holders...)
+	o.publish(t)
+	if got := o.sigstoreTarget(t, t.TempDir(), "b.json"); string(got) != "b" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestChangesRefused(t *testing.T) {
+	o := newOrg(t)
+	o.change(t, AddRole{Name: "files", Paths: []string{"files/*"}, Holders: []Holder{o.holders[0].Holder}, Threshold: 1})
+	dave := o.responders[0]
+	for want, changes := range map[string][]Change{
+		"no changes":                          {},
+		"is a holder of role":                 {AddHolder{"root", newP256(t, "@alice").Holder}},
+		"one key twice":                       {AddHolder{"root", Holder{"@other", o.holders[0].Key}}},
+		"@zoe is no holder":                   {RemoveHolder{"root", "@zoe"}},
+		"threshold 2 of 1":                    {RemoveHolder{"root", "@alice"}, RemoveHolder{"root", "@bob"}},
+		"at least 1":                          {SetThreshold{"root", 0}},
+		"keys of their own":                   {AddHolder{"root", dave.Holder}, AddHolder{"revocations", o.holders[0].Holder}},
+		"held by the online key":              {SetThreshold{"timestamp", 2}},
+		"refresh it instead":                  {Renew{"snapshot"}},
+		"no such role":                        {Renew{"nothing"}},
+		"has this very key already":           {ReplaceKey{o.holders[0].Holder}},
+		"no holder of any role":               {ReplaceKey{newP256(t, "@zoe").Holder}},
+		"online key already":                  {SetOnline{Online{o.online.Key, "gcpkms:projects/p/locations/global/keyRings/r/cryptoKeys/k"}}},
+		"one of its own":                      {SetOnline{Online{o.holders[0].Key, ""}}},
+		"signing period":                      {SetPeriod{"root", Period{10, 10}}},
+		"exists already":                      {AddRole{Name: "files", Paths: []string{"x/*"}, Holders: []Holder{dave.Holder}, Threshold: 1}},
+		"name of a top-level role":            {AddRole{Name: "snapshot", Paths: []string{"x/*"}, Holders: []Holder{dave.Holder}, Threshold: 1}},
+		"a name is letters":                   {AddRole{Name: "../x", Paths: []string{"x/*"}, Holders: []Holder{dave.Holder}, Threshold: 1}},
+		"give the paths":                      {AddRole{Name: "x", Holders: []Holder{dave.Holder}, Threshold: 1}},
+		"belongs to the role \"revocations\"": {AddRole{Name: "x", Paths: []string{"revocations/*"}, Holders: []Holder{dave.Holder}, Threshold: 1}},
+		"stays inside":                        {AddRole{Name: "x", Paths: []string{"../*"}, Holders: []Holder{dave.Holder}, Threshold: 1}},
+		"bits of bins":                        {AddRole{Name: "x", Paths: []string{"x/*"}, Holders: []Holder{dave.Holder}, Threshold: 1, BinBits: 13}},
+		"cannot be removed":                   {RemoveRole{"targets"}},
+		"not \"targets\"":                     {SetTarget{Name: "files/x", Data: nil, Role: "targets"}},
+		"no JSON":                             {SetTarget{Name: "x", Custom: json.RawMessage("{")}},
+		"has no target":                       {RemoveTarget{Name: "nothing"}},
+		"lists no targets":                    {Restore{"root", nil}},
+		"known metadata":                      {Restore{"targets", []byte("{}")}},
+	} {
+		unchanged(t, o.dir, func() {
+			_, err := o.repo.Propose(t.Context(), Proposal{Changes: changes})
+			refused(t, err, want)
+		})
+	}
+}
+
+// Losses have to be accepted by name.
+func TestLossNeedsAWord(t *testing.T) {
+	guard := func(name string, old, new []byte) []string {
+		if name != "trusted_root.json" {
+			return nil
+		}
+		if bytes.Contains(old, []byte("log-2021")) && !bytes.Contains(new, []byte("log-2021")) {
+			return []string{"the log log-2021 goes: 3 signatures rest on it alone"}
+		}
+		return nil
+	}
+	o := newOrgIn(t, t.TempDir(), Options{Guard: guard}, func(f *Founding) { f.Files["trusted_root.json"] = []byte("log-2021, log-2025") })
+	propose := func(accept []string, changes ...Change) error {
+		_, err := o.repo.Propose(t.Context(), Proposal{Changes: changes, Accept: accept})
+		if err == nil {
+			d, err := o.repo.Diff()
+			check(t, err)
+			if !strings.Contains(fmt.Sprint(d), "3 signatures rest") && !strings.Contains(fmt.Sprint(d), "removed") && len(accept) > 0 {
+				t.Errorf("those who sign are not told: %v", d)
+			}
+			check(t, o.repo.Withdraw(t.Context()))
+		}
+		return err
+	}
+	for want, changes := range map[string][]Change{
+		"trusted_root.json: the log log-2021 goes": {SetTarget{Name: "trusted_root.json", Data: []byte("log-2025")}},
+		"trusted_root.json: the target is removed": {RemoveTarget{Name: "trusted_root.json"}},
+		"signing_config.v0.2.json: the target":     {RemoveTarget{Name: "signing_config.v0.2.json"}},
+		"revocations: the role is removed":         {RemoveRole{"revocations"}},
+	} {
+		name, _, _ := strings.Cut(want, ":")
+		unchanged(t, o.dir, func() {
+			err := propose([]string{"another"}, changes...)
+			var loss *LossError
+			if !errors.As(err, &loss) || loss.Losses[0].Name != name {
+				t.Errorf("%s: %v", name, err)
+			}
+			refused(t, err, want)
+		})
+		check(t, propose([]string{name}, changes...))
+	}
+	check(t, propose(nil, SetTarget{Name: "trusted_root.json", Data: []byte("log-2021, log-2025, log-2026")}))
+	// What is accepted once need not be again when the event is amended, and what is new does.
+	_, err := o.repo.Propose(t.Context(), Proposal{Changes: []Change{SetTarget{Name: "trusted_root.json", Data: []byte("log-2025")}}, Accept: []string{"trusted_root.json"}})
+	check(t, err)
+	_, err = o.repo.Amend(t.Context(), Proposal{Changes: []Change{SetTarget{Name: "x.json", Data: []byte("x")}}})
+	check(t, err)
+	_, err = o.repo.Amend(t.Context(), Proposal{Changes: []Change{RemoveTarget{Name: "signing_config.v0.2.json"}}})
+	refused(t, err, "signing_config")
+	// The holder's own tool says it too, from the content that comes with the request.
+	request, err := o.repo.Export()
+	check(t, err)
+	q, err := ReadRequest(request, o.pinned, Options{Guard: guard})
+	check(t, err)
+	if !strings.Contains(fmt.Sprint(q.Diff()), "3 signatures rest") {
+		t.Errorf("the holder is not told: %+v", q.Diff())
+	}
+}
+
+// A role whose holders change is signed by the new ones in the same event.
+func TestNewHoldersSignTheirRoles(t *testing.T) {
+	o := newOrg(t)
+	ivan, judy := newP256(t, "@ivan"), newP256(t, "@judy")
+	e := o.propose(t, AddHolder{"revocations", ivan.Holder}, AddHolder{"revocations", judy.Holder}, RemoveHolder{"revocations", "@dave"}, RemoveHolder{"revocations", "@erin"},
+		RemoveHolder{"revocations", "@frank"})
+	if list(e.Roles) != "targets, revocations" {
+		t.Errorf("to be signed: %v", e.Roles)
+	}
+	o.sign(t, o.holders...)
+	_, err := o.repo.Publish(t.Context(), o.online.Signer)
+	refused(t, err, "revocations lacks 2 signature(s): ask @ivan, @judy")
+	o.sign(t, ivan, judy)
+	o.publish(t)
+	o.responders = []person{ivan, judy}
+	o.revoke(t, map[string][]byte{"revocations/1.json": []byte("1")})
+
+	// Responders who publish while their role is in an event make the event stale: it says so.
+	o.propose(t, SetThreshold{"revocations", 1}, Renew{"revocations"})
+	o.revoke(t, map[string][]byte{"revocations/2.json": []byte("2")})
+	_, err = o.repo.Export()
+	refused(t, err, "withdraw the event")
+	_, err = o.repo.Publish(t.Context(), o.online.Signer)
+	refused(t, err, "revocations was published as version 4 since this event was made from version 3")
+	_, err = o.repo.Amend(t.Context(), Proposal{Changes: []Change{Renew{"root"}}})
+	refused(t, err, "withdraw the event")
+}
+
+func TestRoleWithBins(t *testing.T) {
+	o := newOrg(t)
+	judy, mike := newEd25519(t, "@judy"), newP256(t, "@mike")
+	e := o.propose(t, AddRole{Name: "files", Paths: []string{"files/*"}, Terminating: true, Holders: holdersOf([]person{judy, mike}), Threshold: 1, BinBits: 3},
+		SetTarget{Name: "files/one", Data: []byte("one")})
+	if len(e.Roles) != 1+1+8 {
+		t.Errorf("roles %v", e.Roles)
+	}
+	o.sign(t, append(o.holders, judy)...)
+	o.publish(t)
+	e = o.propose(t, SetTarget{Name: "files/two", Data: []byte("two")})
+	if len(e.Roles) != 1 || !strings.HasPrefix(e.Roles[0], "files-") {
+		t.Errorf("one target changes %v", e.Roles)
+	}
+	o.sign(t, judy)
+	p := o.publish(t)
+	if len(p.Files) != 4 {
+		t.Errorf("one target writes %v", p.Files)
+	}
+	for _, name := range []string{"one", "two"} {
+		if got := o.sigstoreTarget(t, t.TempDir(), "files/"+name); string(got) != name {
+			t.Errorf("got %q", got)
+		}
+	}
+	// Replacing the key of whoever signed means that every bin is signed again.
+	again := newEd25519(t, "@judy")
+	e = o.propose(t, ReplaceKey{again.Holder})
+	if len(e.Roles) != 1+1+8 {
+		t.Errorf("roles %v", e.Roles)
+	}
+	o.sign(t, append(o.holders, again)...)
+	o.publish(t)
+	// Bins that a holder of theirs signed need not be, when others go.
+	e = o.propose(t, RemoveHolder{"files", "@mike"})
+	if list(e.Roles) != "targets, files" {
+		t.Errorf("roles %v", e.Roles)
+	}
+	o.sign(t, append(o.holders, again)...)
+	o.publish(t)
+	if got := o.sigstoreTarget(t, t.TempDir(), "files/two"); string(got) != "two" {
+		t.Errorf("got %q", got)
+	}
+	// Removed and made again, versions go on where the snapshot left them.
+	_, err := o.repo.Propose(t.Context(), Proposal{Changes: []Change{RemoveRole{"files"}}, Accept: []string{"files"}})
+	check(t, err)
+	o.sign(t, o.holders...)
+	o.publish(t)
+	o.propose(t, AddRole{Name: "files", Paths: []string{"files/*"}, Holders: holdersOf([]person{judy}), Threshold: 1}, SetTarget{Name: "files/one", Data: []byte("again")})
+	o.sign(t, append(o.holders, judy)...)
+	p = o.publish(t)
+	if p.Versions["files"] != 4 {
+		t.Errorf("versions %v", p.Versions)
+	}
+}
+
+// The order of changes within an event makes no difference to what is checked at its end.
+func TestSeveralChangesInOneEvent(t *testing.T) {
+	o := newOrg(t)
+	in := newP256(t, "@dan")
+	o.propose(t, RemoveHolder{"root", "@alice"}, RemoveHolder{"root", "@bob"}, AddHolder{"root", in.Holder}, SetThreshold{"root", 2}, SetPeriod{"root", Period{30, 3}},
+		SetPeriod{"timestamp", Period{2, 1}}, SetTarget{Name: "x.json", Data: []byte("x"), Custom: json.RawMessage(`{"a":1}`)}, RemoveTarget{Name: "trusted_root.json"})
+	o.sign(t, append(o.holders, in)...)
+	p := o.publish(t)
+	if d := p.Expires["timestamp"].Sub(o.repo.now()); d > 2*day || d < day {
+		t.Errorf("the timestamp expires in %s", d)
+	}
+	if _, err := os.Stat(filepath.Join(o.dir, "targets", "trusted_root.json")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("removed target: %v", err)
+	}
+	published, err := filepath.Glob(filepath.Join(o.published, "targets", "*.trusted_root.json"))
+	if err != nil || len(published) != 1 {
+		t.Errorf("clients that have not refreshed ask for it still: %v, %v", published, err)
+	}
+	s, err := o.repo.load()
+	check(t, err)
+	if got := s.Root.Signed.Roles["root"]; len(got.KeyIDs) != 2 || slices.ContainsFunc(got.KeyIDs, func(id string) bool { return s.Root.Signed.Keys[id] == nil }) {
+		t.Errorf("root: %+v", got)
+	}
+	if got := string(*s.Targets[metadata.TARGETS].Signed.Targets["x.json"].Custom); !strings.Contains(got, `"a"`) {
+		t.Errorf("custom %s", got)
+	}
+}

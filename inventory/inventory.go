@@ -27,13 +27,20 @@ const (
 	Referrer    Format = "referrer"     // cosign's experimental OCI 1.1 referrer with the layers of a ".sig"
 	ReferrerAtt Format = "referrer-att" // the same with the layers of an ".att"
 	Detached    Format = "detached"     // Sigstore bundle in a file
+	Blob        Format = "blob"         // signature in a file (cosign sign-blob --output-signature), with what goes with it in others
 )
 
 // Formats lists every storage format.
-func Formats() []Format { return []Format{Legacy, LegacyAtt, Bundle, Referrer, ReferrerAtt, Detached} }
+func Formats() []Format {
+	return []Format{Legacy, LegacyAtt, Bundle, Referrer, ReferrerAtt, Detached, Blob}
+}
+
+// InFiles reports whether signatures of the format are kept in files, not in a
+// registry.
+func (f Format) InFiles() bool { return f == Detached || f == Blob }
 
 // Files is the repository of artifacts that are files: their signatures are
-// detached bundles and no registry has them.
+// detached bundles and blob signatures, and no registry has them.
 const Files = "file"
 
 // SignPredicate is the statement type of an image signature. cosign v3 writes

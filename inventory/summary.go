@@ -2,6 +2,8 @@ package inventory
 
 import (
 	"bytes"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -81,8 +83,16 @@ func described(uri, digest string) summaryDescriptor {
 	return summaryDescriptor{URI: uri, Digest: map[string]string{algorithm: value}}
 }
 
-// resourceURI names content in a repository.
-func resourceURI(repository, digest string) string { return "oci://" + repository + "@" + digest }
+// resourceURI names content in a repository; a file by its digest alone
+// (RFC 6920), as it has no place of its own.
+func resourceURI(repository, digest string) string {
+	if repository == Files {
+		if sum, err := hex.DecodeString(strings.TrimPrefix(digest, "sha256:")); err == nil {
+			return "ni:///sha-256;" + base64.RawURLEncoding.EncodeToString(sum)
+		}
+	}
+	return "oci://" + repository + "@" + digest
+}
 
 // Payload returns the in-toto statement of the summary. Its bytes are a function
 // of the summary alone.

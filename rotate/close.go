@@ -203,6 +203,10 @@ func (c *Closing) decisions(ctx context.Context, s *store.Store, i Incident, don
 			return err
 		}
 		switch {
+		case item.Recall && item.Repository == inventory.Files && slices.Contains(p.AcceptDark, item.Digest):
+			c.Accepted = append(c.Accepted, ref)
+		case item.Recall && item.Repository == inventory.Files:
+			c.miss("%s (%s) was re-signed and would not be any more, and no registry holds it: see to it that nobody offers its new signature any more, and say so by name in a new plan (--accept-dark) (%s)", ref, item.PredicateType(), item.Reason)
 		case item.Recall:
 			c.miss("%s (%s) was re-signed and would not be any more: take the new signature away with \"reseal cutover PLAN --prune --apply\", by an approved plan%s (%s)", ref, item.PredicateType(), darkWord(item, p), item.Reason)
 		case item.Decision == trust.Deny:

@@ -42,7 +42,7 @@ type Contained struct {
 	Published   string   `json:"published"`   // name of the revocation statement
 	Quarantined []string `json:"quarantined"` // references of the rogue artifacts taken away
 	Absent      []string `json:"absent"`      // rogue artifacts that were gone already
-	Elsewhere   []string `json:"elsewhere"`   // denied digests that this plan does not take away: no scan saw them, or they were marked since
+	Elsewhere   []string `json:"elsewhere"`   // denied digests that this plan does not take away: no scan saw them, they were marked since, or they are files
 	Spared      []string `json:"spared"`      // left where they are: the plan denies them, and what is known by now does not; with reasons
 	Failed      []string `json:"failed"`      // with reasons
 }
@@ -86,6 +86,10 @@ func Contain(ctx context.Context, s *store.Store, reg Registry, publish Publish,
 		seen[ref] = true
 		if why := now.spared[ref]; why != "" {
 			c.Spared = append(c.Spared, ref+": "+why)
+			return nil
+		}
+		if i.Repository == inventory.Files {
+			c.Elsewhere = append(c.Elsewhere, ref+": it is a file, which no registry holds: whoever keeps it takes it away")
 			return nil
 		}
 		switch gone, err := a.quarantine(ctx, reg, i); {

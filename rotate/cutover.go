@@ -229,7 +229,7 @@ func (c *Cutover) coverOne(ctx context.Context, s *store.Store, accepts Accepts,
 	}
 	for _, consumer := range p.Consumers {
 		if slices.Contains(c.Others, consumer.Name) || !slices.ContainsFunc(ever, func(g inventory.Signature) bool {
-			reads := g.Format == consumer.Reads || slices.Contains(p.Formats, consumer.Reads) // what it read elsewhere it finds there now
+			reads := g.Format == consumer.Reads || !g.Format.InFiles() && slices.Contains(p.Formats, consumer.Reads) // what it read elsewhere it finds there now
 			return reads && g.Verified && g.PredicateType == inventory.SignPredicate && policy.Replaces(g)
 		}) {
 			continue

@@ -59,6 +59,12 @@ type Sight struct {
 // where anything could not be.
 type Look func(ctx context.Context, a inventory.Artifact) (Sight, error)
 
+// Stored returns what the inventory knows to be on an artifact.
+func Stored(ctx context.Context, s *store.Store, a inventory.Artifact) (Sight, error) {
+	sigs, err := s.SignaturesOf(ctx, a, "")
+	return Sight{sigs, payloadOf(ctx, s)}, err
+}
+
 // CheckParity holds what the new signer of a rotation's plan says of every
 // artifact that the old one signed against what that one says. look is nil where
 // the inventory is to be believed, as it is after a scan.
@@ -80,10 +86,7 @@ func CheckParity(ctx context.Context, s *store.Store, rotation, plan string, loo
 		return c, err
 	}
 	if look == nil {
-		look = func(ctx context.Context, a inventory.Artifact) (Sight, error) {
-			sigs, err := s.SignaturesOf(ctx, a, "")
-			return Sight{sigs, payloadOf(ctx, s)}, err
-		}
+		look = func(ctx context.Context, a inventory.Artifact) (Sight, error) { return Stored(ctx, s, a) }
 	}
 	err = eachArtifact(ctx, s, policy, func(arts []inventory.Artifact) error {
 		for _, a := range arts {
@@ -107,13 +110,17 @@ func CheckParity(ctx context.Context, s *store.Store, rotation, plan string, loo
 	return c, err
 }
 
-// style is the format of a statement whatever it states: Legacy stands for
-// ".sig" and ".att".
-func style(f inventory.Format) inventory.Format {
-	if f == inventory.LegacyAtt {
+// style is the format of a statement whatever it states, and about whatever:
+// Legacy stands for ".sig" and ".att" and for the blob signature of a file, Bundle
+// for a file's detached bundle, too.
+func style(g inventory.Signature) inventory.Format {
+	switch {
+	case g.Format == inventory.LegacyAtt, g.Format == inventory.Blob:
 		return inventory.Legacy
+	case g.Format == inventory.Detached && g.Repository == inventory.Files:
+		return inventory.Bundle
 	}
-	return f
+	return g.Format
 }
 
 // compare compares both sides on one artifact.
@@ -121,11 +128,11 @@ func (c *Parity) compare(p Plan, a inventory.Artifact, sight Sight, items []Item
 	by := func(id signer.Identity, of func(inventory.Signature) bool) []inventory.Signature {
 		return slices.DeleteFunc(slices.Clone(sight.Signatures), func(g inventory.Signature) bool { return !g.Verified || g.Signer != id || !of(g) })
 	}
-	here := func(g inventory.Signature, f inventory.Format) bool { return style(g.Format) == f && g.Location == "" }
+	here := func(g inventory.Signature, f inventory.Format) bool { return style(g) == f && g.Location == "" }
 	targets := p.Formats
 	if len(targets) == 0 {
 		for _, g := range by(p.Rotates[0], func(inventory.Signature) bool { return true }) {
-			if f := style(g.Format); !slices.Contains(targets, f) {
+			if f := style(g); !slices.Contains(targets, f) {
 				targets = append(targets, f)
 			}
 		}
@@ -138,7 +145,7 @@ func (c *Parity) compare(p Plan, a inventory.Artifact, sight Sight, items []Item
 			case p.Rotates[0] == p.NewSigner: // what it says in other formats
 				return !here(g, f)
 			case len(p.Formats) == 0: // what it is consumed as stays what it is consumed as
-				return style(g.Format) == f
+				return style(g) == f
 			}
 			return true
 		})

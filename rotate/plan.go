@@ -35,7 +35,7 @@ var ErrOverLimit = errors.New("over the ceiling")
 // Consumer is a verifier as deployed, and where its trust is written down.
 type Consumer struct {
 	Name   string           `json:"name" yaml:"name"`
-	Reads  inventory.Format `json:"reads" yaml:"reads"`   // legacy or bundle
+	Reads  inventory.Format `json:"reads" yaml:"reads"`   // legacy or bundle; of files detached or blob
 	Anchor string           `json:"anchor" yaml:"anchor"` // file with the one public key it accepts, as cosign's --key reads it
 }
 

@@ -156,6 +156,15 @@ type Signer interface {
 	Sign(ctx context.Context, message []byte) ([]byte, error)
 }
 
+// DigestSigner is a Signer that can also sign a message of which only the SHA-256
+// digest is at hand. Tokens and keyless credentials are none.
+type DigestSigner interface {
+	Signer
+	// SignDigest returns a signature as Sign does over a message with the given
+	// SHA-256 digest. It fails for a key that signs messages as they are.
+	SignDigest(ctx context.Context, digest []byte) ([]byte, error)
+}
+
 // Credential is what signatures are made with, for a time.
 type Credential struct {
 	Signer

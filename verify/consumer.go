@@ -140,21 +140,7 @@ func (c Consumer) Bundle(ctx context.Context, sub Subject, raw []byte) error {
 		if err := b.UnmarshalJSON(raw); err != nil {
 			return fmt.Errorf("it is not a Sigstore bundle: %w", err)
 		}
-		m := b.GetVerificationMaterial()
-		opts, hash, err := c.options(ctx, sub, len(m.GetTlogEntries()) > 0,
-			len(m.GetTimestampVerificationData().GetRfc3161Timestamps()) > 0)
-		if err != nil {
-			return err
-		}
-		if opts.TrustedMaterial == nil {
-			// cosign wants trusted material even where nothing is asked of it.
-			opts.TrustedMaterial = &root.BaseTrustedMaterial{}
-		}
-		digest, err := hex.DecodeString(hash.Hex)
-		if err != nil {
-			return err
-		}
-		if _, err := cosign.VerifyNewBundle(ctx, opts, sgverify.WithArtifactDigest(hash.Algorithm, digest), &b); err != nil {
+		if err := c.verify(ctx, sub, &b); err != nil {
 			return err
 		}
 		if b.GetDsseEnvelope() == nil {
@@ -162,4 +148,48 @@ func (c Consumer) Bundle(ctx context.Context, sub Subject, raw []byte) error {
 		}
 		return nil
 	})
+}
+
+// File verifies what is detached from a file as "cosign verify-blob" and
+// "verify-blob-attestation" do with the file's digest. What is no Sigstore
+// bundle, a blob signature, is held against the same verifier as one.
+func (c Consumer) File(ctx context.Context, sub Subject, f inventory.Format, raw []byte) error {
+	return guard(func() error {
+		var b sgbundle.Bundle
+		if l := parseLocal(f, raw); l != nil {
+			bundle, err := l.bundle(sub)
+			if err != nil {
+				return err
+			}
+			whole, err := sgbundle.NewBundle(bundle)
+			if err != nil {
+				return fmt.Errorf("it verifies as no Sigstore bundle would: %w", err)
+			}
+			return c.verify(ctx, sub, whole)
+		}
+		if err := b.UnmarshalJSON(raw); err != nil {
+			return fmt.Errorf("it is not a Sigstore bundle: %w", err)
+		}
+		return c.verify(ctx, sub, &b)
+	})
+}
+
+// verify has sigstore-go verify a bundle by cosign's options.
+func (c Consumer) verify(ctx context.Context, sub Subject, b *sgbundle.Bundle) error {
+	m := b.GetVerificationMaterial()
+	opts, hash, err := c.options(ctx, sub, len(m.GetTlogEntries()) > 0,
+		len(m.GetTimestampVerificationData().GetRfc3161Timestamps()) > 0)
+	if err != nil {
+		return err
+	}
+	if opts.TrustedMaterial == nil {
+		// cosign wants trusted material even where nothing is asked of it.
+		opts.TrustedMaterial = &root.BaseTrustedMaterial{}
+	}
+	digest, err := hex.DecodeString(hash.Hex)
+	if err != nil {
+		return err
+	}
+	_, err = cosign.VerifyNewBundle(ctx, opts, sgverify.WithArtifactDigest(hash.Algorithm, digest), b)
+	return err
 }

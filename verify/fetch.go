@@ -432,6 +432,8 @@ func (c Consumer) Accepts(ctx context.Context, f Found) error {
 		return c.Attestation(ctx, sub, f.Annotations, f.Content)
 	case inventory.Bundle:
 		return c.Bundle(ctx, sub, f.Content)
+	case inventory.Detached, inventory.Blob:
+		return c.File(ctx, sub, f.Format, f.Content)
 	}
 	return nil
 }

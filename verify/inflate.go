@@ -57,5 +57,5 @@ func inflate(f inventory.Format, content []byte) ([]byte, error) {
 var gzipMagic, zstdMagic = []byte{0x1f, 0x8b}, []byte{0x28, 0xb5, 0x2f, 0xfd}
 
 func compressed(f inventory.Format, content []byte) bool {
-	return f != inventory.Detached && (bytes.HasPrefix(content, gzipMagic) || bytes.HasPrefix(content, zstdMagic))
+	return !f.InFiles() && (bytes.HasPrefix(content, gzipMagic) || bytes.HasPrefix(content, zstdMagic))
 }

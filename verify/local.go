@@ -20,12 +20,13 @@ type localBundle struct {
 	Signature string          `json:"base64Signature"` // of an attestation: its envelope
 	Cert      string          `json:"cert"`            // PEM, mostly in base64
 	Rekor     json.RawMessage `json:"rekorBundle"`
+	Stamp     json.RawMessage `json:"rfc3161Timestamp"` // of a blob signature: see BlobSignature
 }
 
 // parseLocal reads such a bundle, or returns nil for any other content.
 func parseLocal(f inventory.Format, raw []byte) *localBundle {
 	var l localBundle
-	if f != inventory.Detached || len(raw) > maxContent || !bytes.Contains(raw, []byte(`"base64Signature"`)) ||
+	if !f.InFiles() || len(raw) > maxContent || !bytes.Contains(raw, []byte(`"base64Signature"`)) ||
 		json.Unmarshal(raw, &l) != nil || l.Signature == "" {
 		return nil
 	}
@@ -44,7 +45,8 @@ func (l *localBundle) content() (sig, envelope []byte) {
 	return b, nil
 }
 
-func (l *localBundle) logged() bool { return len(l.Rekor) > 0 && string(l.Rekor) != "null" }
+func (l *localBundle) logged() bool  { return len(l.Rekor) > 0 && string(l.Rekor) != "null" }
+func (l *localBundle) stamped() bool { return len(l.Stamp) > 0 && string(l.Stamp) != "null" }
 
 func (l *localBundle) subjects() ([]string, error) {
 	if _, envelope := l.content(); envelope != nil {
@@ -110,5 +112,8 @@ func (c *claim) readLocal(l *localBundle, out *inventory.Signature) {
 	}
 	if l.logged() {
 		c.entries = append(c.entries, parseRekorBundle(string(l.Rekor)))
+	}
+	if out.Format == inventory.Blob && l.stamped() {
+		c.tokens = append(c.tokens, parseToken(string(l.Stamp), c.signature))
 	}
 }

@@ -48,6 +48,8 @@ func (v *Verifier) plain(sub Subject, f inventory.Format, annotations map[string
 		return v.attestation(sub, f, annotations, content)
 	case inventory.Bundle, inventory.Detached:
 		return v.bundle(sub, f, content)
+	case inventory.Blob:
+		return v.blob(sub, content)
 	}
 	out := start(sub, f, content)
 	return safely(&out, func() []byte {
@@ -76,7 +78,7 @@ func Payload(f inventory.Format, content []byte) ([]byte, error) {
 		return content, nil
 	case inventory.LegacyAtt, inventory.ReferrerAtt:
 		return storedPayload(content)
-	case inventory.Bundle, inventory.Detached:
+	case inventory.Bundle, inventory.Detached, inventory.Blob:
 		if l := parseLocal(f, content); l != nil {
 			if _, env := l.content(); env != nil {
 				return storedPayload(env)

@@ -47,7 +47,7 @@ Example:
 				ui.printf("left alone, though the plan denies it (its mark was taken back, or it is proven good by now): %s", ref)
 			}
 			for _, digest := range r.Elsewhere {
-				ui.printf("denied, but not taken away by this plan (no scan saw it, or it was marked since): %s", digest)
+				ui.printf("denied, but not taken away by this plan (no scan saw it, it was marked since, or it is a file): %s", digest)
 			}
 			for _, x := range r.Spared {
 				ui.printf("left alone: %s", x)

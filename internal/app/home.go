@@ -205,8 +205,10 @@ func checkSigner(r *signer.Record) error {
 }
 
 func checkConsumer(c *rotate.Consumer) error {
-	if c.Reads != inventory.Legacy && c.Reads != inventory.Bundle {
-		return fmt.Errorf("consumer %s reads %q: use legacy or bundle", c.Name, c.Reads)
+	switch c.Reads {
+	case inventory.Legacy, inventory.Bundle, inventory.Detached, inventory.Blob:
+	default:
+		return fmt.Errorf("consumer %s reads %q: use legacy or bundle, or of files detached or blob", c.Name, c.Reads)
 	}
 	path, err := filepath.Abs(c.Anchor)
 	if err != nil {

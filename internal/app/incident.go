@@ -118,6 +118,9 @@ func (w world) Anchors(ctx context.Context) ([]rotate.Pinned, error) {
 
 // Present implements rotate.World.
 func (w world) Present(ctx context.Context, repository, digest string) (bool, error) {
+	if repository == inventory.Files {
+		return false, nil
+	}
 	_, err := w.app.options.Registry.Manifest(ctx, repository, digest)
 	if errors.Is(err, registry.ErrNotFound) {
 		return false, nil

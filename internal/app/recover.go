@@ -487,6 +487,9 @@ func (a *App) accepts(ctx context.Context, repository, digest string, f inventor
 		return err
 	}
 	sub := verify.Subject{Repository: repository, Digest: digest}
+	if repository == inventory.Files {
+		return a.acceptsFile(ctx, sub, f, by.Identity, verify.Consumer{Key: pub, Root: a.root})
+	}
 	got := verify.Fetcher{Registry: a.options.Registry, Verifier: v}.Signatures(ctx, sub, verify.Only(f))
 	consumer := verify.Consumer{Key: pub, Root: a.root}
 	refused := errors.New("no signature by the new signer is there")
@@ -502,6 +505,29 @@ func (a *App) accepts(ctx context.Context, repository, digest string, f inventor
 	}
 	for _, p := range got.Problems {
 		refused = errors.Join(refused, errors.New(p.Problem))
+	}
+	return refused
+}
+
+// acceptsFile is accepts of a file: what was read back when it was written, or
+// imported, for nobody can look at every place that people fetch files from.
+func (a *App) acceptsFile(ctx context.Context, sub verify.Subject, f inventory.Format, by signer.Identity, consumer verify.Consumer) error {
+	sigs, err := a.store.SignaturesOf(ctx, inventory.Artifact{Repository: sub.Repository, Digest: sub.Digest}, "")
+	if err != nil {
+		return err
+	}
+	refused := fmt.Errorf("no signature by the new signer is known in format %s", f)
+	for _, g := range sigs {
+		if g.Format != f || !g.Verified || g.Signer != by || g.PredicateType != inventory.SignPredicate {
+			continue
+		}
+		content, err := a.store.Vault(ctx, g.Content)
+		if err != nil {
+			return err
+		}
+		if refused = consumer.File(ctx, sub, f, content); refused == nil {
+			return nil
+		}
 	}
 	return refused
 }

@@ -96,7 +96,14 @@ func (a *App) formats(words []string) (out []inventory.Format, err error) {
 			return nil, errors.New("formats: no consumers are configured that would say what they read: name legacy or bundle")
 		}
 		for _, c := range a.config.Consumers {
-			add(c.Reads)
+			switch c.Reads { // of files: see trust.Policy
+			case inventory.Detached:
+				add(inventory.Bundle)
+			case inventory.Blob:
+				add(inventory.Legacy)
+			default:
+				add(c.Reads)
+			}
 		}
 	}
 	slices.Sort(out)
@@ -190,6 +197,9 @@ func (a *App) look(ctx context.Context) (rotate.Look, error) {
 	}
 	f := verify.Fetcher{Registry: a.registry(false), Verifier: v}
 	return func(ctx context.Context, art inventory.Artifact) (rotate.Sight, error) {
+		if art.Repository == inventory.Files { // no registry has it
+			return rotate.Stored(ctx, a.store, art)
+		}
 		got := f.Signatures(ctx, verify.Subject{Repository: art.Repository, Digest: art.Digest}, verify.Everywhere)
 		s := rotate.Sight{Payload: func(g inventory.Signature) ([]byte, error) {
 			at := slices.IndexFunc(got.Found, func(f verify.Found) bool { return f.ID == g.ID })

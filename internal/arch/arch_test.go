@@ -35,7 +35,7 @@ var layers = []struct {
 	{"acting", "the packages that do things; siblings do not know each other", []string{"rotate", "resign", "tuf", "tuf/radar", "tuf/airgap", "inventory/scan", "inventory/evidence", "inventory/restore", "rotate/pack"}},
 	{"rules", "pure functions: verdicts, decisions, verifier files, edits of trusted roots", []string{"rotate/trust", "rotate/emit", "tuf/trustedroot"}},
 	{"verification", "stored signatures become evidence", []string{"verify"}},
-	{"adapters", "the world outside, one package each", []string{"internal/store", "internal/registry", "internal/web", "internal/sandbox", "internal/keyfile", "internal/kms", "internal/pkcs11", "internal/keyless", "internal/services", "internal/queue"}},
+	{"adapters", "the world outside, one package each", []string{"internal/store", "internal/registry", "internal/files", "internal/web", "internal/sandbox", "internal/keyfile", "internal/kms", "internal/pkcs11", "internal/keyless", "internal/services", "internal/queue"}},
 	{"plumbing", "files that survive a crash, waiting that ends", []string{"internal/durable", "internal/clock"}},
 	{"sources", "what other systems write becomes records, usage and anchors", []string{"inventory/records", "inventory/anchors"}},
 	{"inventory", "artifacts, signatures, statements, bounds", []string{"inventory"}},

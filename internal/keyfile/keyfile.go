@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ed25519"
 	"fmt"
 	"os"
 
@@ -81,6 +82,14 @@ func (k Key) PublicKey() crypto.PublicKey { return k.public }
 // Sign implements signer.Signer.
 func (k Key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	return k.private.SignMessage(bytes.NewReader(message), options.WithContext(ctx))
+}
+
+// SignDigest implements signer.DigestSigner.
+func (k Key) SignDigest(ctx context.Context, digest []byte) ([]byte, error) {
+	if _, unhashed := k.public.(ed25519.PublicKey); unhashed {
+		return nil, fmt.Errorf("private key %s: an Ed25519 key signs no SHA-256 digest, only the message itself", k.identity.ID())
+	}
+	return k.private.SignMessage(nil, options.WithContext(ctx), options.WithDigest(digest), options.WithCryptoSignerOpts(crypto.SHA256))
 }
 
 // String keeps the private half out of any message.

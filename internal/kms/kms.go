@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -176,6 +177,23 @@ func (k *Key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 		return nil, fmt.Errorf("KMS key %s: signing: %w", k.shown, err)
 	}
 	if k.verifier.VerifySignature(bytes.NewReader(sig), bytes.NewReader(message)) != nil {
+		return nil, k.mismatch(ctx)
+	}
+	return sig, nil
+}
+
+// SignDigest implements signer.DigestSigner.
+func (k *Key) SignDigest(ctx context.Context, digest []byte) ([]byte, error) {
+	if _, unhashed := k.public.(ed25519.PublicKey); unhashed {
+		return nil, fmt.Errorf("KMS key %s: an Ed25519 key signs no SHA-256 digest, only the message itself", k.shown)
+	}
+	sig, err := retry(ctx, k.options, func(call context.Context) ([]byte, error) {
+		return k.remote.SignMessage(bytes.NewReader(nil), options.WithContext(call), options.WithDigest(digest), options.WithCryptoSignerOpts(crypto.SHA256))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("KMS key %s: signing: %w", k.shown, err)
+	}
+	if k.verifier.VerifySignature(bytes.NewReader(sig), nil, options.WithDigest(digest)) != nil {
 		return nil, k.mismatch(ctx)
 	}
 	return sig, nil

@@ -201,7 +201,7 @@ func copiesOf(ctx context.Context, s *store.Store, sig inventory.Signature) iter
 			if errors.Is(err, inventory.ErrNotFound) {
 				continue
 			}
-			if err != nil || sig.Format == inventory.Detached { // a file is all there is
+			if err != nil || sig.Format.InFiles() { // a file is all there is
 				if !yield(stored{content: raw}, err) {
 					return
 				}

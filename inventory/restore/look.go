@@ -135,7 +135,7 @@ func (t *task) load(ctx context.Context) error {
 		row := &row{Signature: s}
 		t.rows = append(t.rows, row)
 		t.byID[s.ID] = row
-		if s.Repository == inventory.Files || s.Format == inventory.Detached {
+		if s.Repository == inventory.Files || s.Format.InFiles() {
 			continue
 		}
 		row.place = t.placeOf(s)

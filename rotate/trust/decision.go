@@ -253,7 +253,7 @@ func (q *question) covered() (Outcome, bool) {
 	if len(q.Formats) > 0 {
 		reason = fmt.Sprintf("covered by the new signer as %v, which the plan wants", q.wanted())
 	}
-	if !q.covers(inventory.Legacy, inventory.LegacyAtt, inventory.Bundle) {
+	if !q.covers(anywhere...) {
 		reason = "still covered by a signature of a trusted signer that stands outside every incident"
 	}
 	return Outcome{Decision: None, Reason: reason}, true
@@ -431,10 +431,21 @@ func (q *question) contradiction() string {
 }
 
 // writable reports whether a signature like this one can be put beside it by
-// the new signer.
+// the new signer. A claim about a file is written as a bundle only.
 func writable(s inventory.Signature) bool {
-	return s.Location == "" && slices.Contains([]inventory.Format{inventory.Legacy, inventory.LegacyAtt, inventory.Bundle}, s.Format)
+	switch s.Format {
+	case inventory.Legacy, inventory.LegacyAtt, inventory.Bundle:
+		return s.Location == "" && s.Repository != inventory.Files
+	case inventory.Detached:
+		return s.Repository == inventory.Files
+	case inventory.Blob:
+		return s.Repository == inventory.Files && s.PredicateType == inventory.SignPredicate
+	}
+	return false
 }
+
+// anywhere are the formats that new signatures are written in.
+var anywhere = []inventory.Format{inventory.Legacy, inventory.LegacyAtt, inventory.Bundle, inventory.Detached, inventory.Blob}
 
 // keptAs says where a signature is kept.
 func keptAs(s inventory.Signature) string {
@@ -447,10 +458,18 @@ func keptAs(s inventory.Signature) string {
 // wanted returns the formats that the plan wants the statement in.
 func (q *question) wanted() (out []inventory.Format) {
 	for _, f := range q.Formats {
-		if f == inventory.Legacy && q.st.PredicateType() != inventory.SignPredicate {
+		claim := q.st.PredicateType() != inventory.SignPredicate
+		switch {
+		case q.st.Artifact.Repository == inventory.Files && f == inventory.Legacy && !claim:
+			f = inventory.Blob
+		case q.st.Artifact.Repository == inventory.Files:
+			f = inventory.Detached
+		case f == inventory.Legacy && claim:
 			f = inventory.LegacyAtt
 		}
-		out = append(out, f)
+		if !slices.Contains(out, f) {
+			out = append(out, f)
+		}
 	}
 	return out
 }
@@ -483,7 +502,7 @@ func (q *question) uncovered() (missing []inventory.Format, elsewhere string) {
 			}
 		}
 	}
-	if consumed || q.covers(inventory.Legacy, inventory.LegacyAtt, inventory.Bundle) {
+	if consumed || q.covers(anywhere...) {
 		elsewhere = ""
 	}
 	slices.Sort(missing)
@@ -577,21 +596,27 @@ func Elsewhere(sigs []inventory.Signature, p Policy) (places []string) {
 // an artifact that is not itself covered or proven good.
 //
 // A summary says of the artifact that it passed, in whatever format: of one that
-// is on hold or denied nothing of the kind is said.
+// is on hold or denied nothing of the kind is said. Nor does a bundle about a file
+// that is on hold or denied get made. Of a file that nobody signed, as many have
+// only attestations, it does: whoever makes it sees to it that it is a file
+// (package resign).
 func WithClaims(image *Outcome, claim Outcome) Outcome {
 	bundle := slices.Contains(claim.Formats, inventory.Bundle)
-	refused := claim.Summary && image != nil && (image.Decision == Hold || image.Decision == Deny)
+	refused := (claim.Summary || slices.Contains(claim.Formats, inventory.Detached)) && image != nil && (image.Decision == Hold || image.Decision == Deny)
 	if claim.Decision != Resign || !bundle && !refused {
 		return claim
 	}
 	if image != nil && (image.Decision == Resign || image.Decision == None) {
 		return claim
 	}
-	why := "a bundle with any claim about it would make verifiers accept the image"
-	if !bundle {
+	what, why := "image", "a bundle with any claim about it would make verifiers accept the image"
+	switch {
+	case slices.Contains(claim.Formats, inventory.Detached):
+		what, why = "file", "a bundle with any claim about it speaks for it"
+	case !bundle:
 		why = "a summary would say that it passed"
 	}
 	claim.Decision, claim.Formats, claim.Summary = Hold, nil, false
-	claim.Reason += "; but the image itself is not proven good, and " + why
+	claim.Reason += "; but the " + what + " itself is not proven good, and " + why
 	return claim
 }

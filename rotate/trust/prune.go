@@ -143,7 +143,7 @@ func (r *removal) untouchable(s inventory.Signature, cause Cause) string {
 	switch {
 	case r.Fixed[s.ID] != "":
 		return r.Fixed[s.ID]
-	case s.Format == inventory.Detached || s.Repository == inventory.Files:
+	case s.Format.InFiles() || s.Repository == inventory.Files:
 		return "it is a file, which no registry holds: whoever keeps the file removes it"
 	case cause == CauseRecalled:
 		return ""

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
@@ -46,14 +47,15 @@ func NewBlobSignature(sig, certificate, timestamp []byte) (BlobSignature, error)
 		return out, errors.New("the signature is empty")
 	}
 	if len(certificate) > 0 {
-		pem := bytes.TrimSpace(certificate)
-		if decoded, err := base64.StdEncoding.DecodeString(string(pem)); err == nil { // as cosign writes it
-			pem = decoded
+		text := bytes.TrimSpace(certificate)
+		if decoded, err := base64.StdEncoding.DecodeString(string(text)); err == nil { // as cosign writes it
+			text = decoded
 		}
-		if _, err := parsePEM(string(pem)); err != nil {
+		leaf, err := parsePEM(string(text))
+		if err != nil {
 			return out, fmt.Errorf("the certificate cannot be read: %s", brief(err.Error()))
 		}
-		out.Certificate = string(pem)
+		out.Certificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw}))
 	}
 	if len(timestamp) > 0 {
 		if t := parseToken(string(timestamp), out.Signature); t.err != nil {
@@ -102,11 +104,11 @@ func (l *localBundle) bundle(sub Subject) (*protobundle.Bundle, error) {
 	}
 	m := &protobundle.VerificationMaterial{Content: &protobundle.VerificationMaterial_PublicKey{PublicKey: &protocommon.PublicKeyIdentifier{}}}
 	if l.Cert != "" {
-		pem := []byte(l.Cert)
+		text := []byte(l.Cert)
 		if b, err := base64.StdEncoding.DecodeString(l.Cert); err == nil {
-			pem = b
+			text = b
 		}
-		leaf, err := parsePEM(string(pem))
+		leaf, err := parsePEM(string(text))
 		if err != nil {
 			return nil, err
 		}

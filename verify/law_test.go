@@ -87,6 +87,10 @@ func samples(t testing.TB, w *world, priv *ecdsa.PrivateKey, chain ...*x509.Cert
 			}
 		}
 		w.prove(t, b, named, at)
+		blobSig := signRaw(t, priv, artifact)
+		blob := BlobSignature{Signature: blobSig, Certificate: extra[static.CertificateAnnotationKey],
+			Entry:     json.RawMessage(rekorAnnotation(w.promise(t, "hashedrekord", hashedrekord(hashOf(artifact), blobSig, named), at))),
+			Timestamp: json.RawMessage(tokenAnnotation(must(w.TimestampResponse(blobSig))(t)))}
 		pae := paeOf(body)
 		for _, f := range inventory.Formats() {
 			s := sample{format: f, keyless: keyless, signed: at}
@@ -95,6 +99,11 @@ func samples(t testing.TB, w *world, priv *ecdsa.PrivateKey, chain ...*x509.Cert
 				s.annotations, s.content, s.message, s.signature = layer, pl, pl, sig
 			case inventory.LegacyAtt, inventory.ReferrerAtt:
 				s.annotations, s.content, s.message, s.signature = attestation, env, pae, envSig
+			case inventory.Blob:
+				if keyless && len(chain) > 0 {
+					continue // it has no place for a chain
+				}
+				s.content, s.message, s.signature = must(blob.Content())(t), artifact, blobSig
 			default:
 				s.content, s.message, s.signature = raw(t, b), pae, sigOf(b)
 			}
@@ -120,6 +129,20 @@ func (s sample) stripped(t testing.TB, what int) sample {
 			a = with(a, static.RFC3161TimestampAnnotationKey, "")
 		}
 		s.annotations = a
+		return s
+	}
+	if s.format == inventory.Blob {
+		b := must(ParseBlobSignature(s.content))(t)
+		switch {
+		case what&1 != 0:
+			b.Entry = nil
+		case what&2 != 0:
+			b.Entry = json.RawMessage(withoutPromise(t, string(b.Entry)))
+		}
+		if what&4 != 0 {
+			b.Timestamp = nil
+		}
+		s.content = must(b.Content())(t)
 		return s
 	}
 	b, _, err := parseBundle(s.content)
@@ -256,6 +279,13 @@ func TestLawTimes(t *testing.T) {
 // edited returns the sample with another log entry.
 func (s sample) edited(t testing.TB, edit func(*protorekor.TransparencyLogEntry)) sample {
 	t.Helper()
+	if s.format == inventory.Blob {
+		b := must(ParseBlobSignature(s.content))(t)
+		l := sample{annotations: map[string]string{static.BundleAnnotationKey: string(b.Entry)}}.edited(t, edit)
+		b.Entry = json.RawMessage(l.annotations[static.BundleAnnotationKey])
+		s.content = must(b.Content())(t)
+		return s
+	}
 	if s.annotations != nil {
 		b, body, log, err := decodeRekorBundle(s.annotations[static.BundleAnnotationKey])
 		if err != nil {
@@ -356,13 +386,13 @@ func TestLawSubstitute(t *testing.T) {
 		named := pemOf(t, forged)
 		f := s.edited(t, func(e *protorekor.TransparencyLogEntry) {
 			kind, body := "hashedrekord", hashedrekord(hashOf(s.message), s.signature, named)
-			if s.format != inventory.Legacy && s.format != inventory.Referrer {
+			if s.format != inventory.Legacy && s.format != inventory.Referrer && s.format != inventory.Blob {
 				kind, body = "dsse", dsseBody([]byte("any"), statement(subject().Digest, "https://spdx.dev/Document"), s.signature, named)
 			}
 			proto.Reset(e)
 			proto.Merge(e, w.promise(t, kind, body, s.signed))
 		})
-		if f.annotations == nil {
+		if f.annotations == nil && f.format != inventory.Blob {
 			b, _, err := parseBundle(f.content)
 			if err != nil {
 				t.Fatal(err)

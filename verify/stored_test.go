@@ -62,6 +62,7 @@ func TestStored(t *testing.T) {
 		{[]inventory.Format{inventory.Legacy, inventory.Referrer}, sigAnn, pl},
 		{[]inventory.Format{inventory.LegacyAtt, inventory.ReferrerAtt}, attAnn, env},
 		{[]inventory.Format{inventory.Bundle, inventory.Detached}, nil, raw(t, b)},
+		{[]inventory.Format{inventory.Blob}, nil, samples(t, w, k)[len(inventory.Formats())-1].content},
 	} {
 		var first inventory.Signature
 		for i, f := range c.formats {

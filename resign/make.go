@@ -189,7 +189,7 @@ func (r *run) resume(ctx context.Context, u *unit) error {
 // will: nothing else is published.
 func (r *run) judge(ctx context.Context, u *unit, content []byte) (*reissue, error) {
 	s := &reissue{mediaType: bundleType, blob: content}
-	if u.format != inventory.Bundle {
+	if u.format == inventory.Legacy || u.format == inventory.LegacyAtt {
 		var l layer
 		if err := json.Unmarshal(content, &l); err != nil {
 			return nil, fmt.Errorf("persisted signature: %w", err)
@@ -295,6 +295,9 @@ func (r *run) annotations(ctx context.Context, u *unit) (map[string]any, error) 
 // make signs a unit, or those of a batch, and returns the bytes to persist.
 func (r *run) make(ctx context.Context, units []*unit) ([]byte, error) {
 	u := units[0]
+	if u.format.InFiles() {
+		return r.makeFile(ctx, u)
+	}
 	message, err := r.payload(ctx, units)
 	if err != nil {
 		return nil, err
@@ -312,15 +315,20 @@ func (r *run) make(ctx context.Context, units []*unit) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		raw, err := protojson.Marshal(b)
-		if err != nil {
-			return nil, err
-		}
-		var compact bytes.Buffer // protojson varies its white space on purpose
-		err = json.Compact(&compact, raw)
-		return compact.Bytes(), err
+		return compact(b)
 	}
 	return nil, fmt.Errorf("format %q cannot be written", u.format)
+}
+
+// compact returns a bundle as it is stored.
+func compact(b *protobundle.Bundle) ([]byte, error) {
+	raw, err := protojson.Marshal(b)
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer // protojson varies its white space on purpose
+	err = json.Compact(&out, raw)
+	return out.Bytes(), err
 }
 
 // bundle signs, and asks for proofs. The credential is asked for last, after
@@ -340,6 +348,9 @@ func (r *run) bundle(ctx context.Context, content sign.Content, stamps []*sign.T
 	pair, err := newKeypair(c)
 	if err != nil {
 		return nil, c, err
+	}
+	if f, ok := content.(*fileMessage); ok {
+		pair = fileKeypair{pair, c.Signer, f, r}
 	}
 	options := sign.BundleOptions{Context: ctx, TimestampAuthorities: stamps}
 	if c.Certificate != nil {

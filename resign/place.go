@@ -97,6 +97,9 @@ func (p *place) fail(err error) {
 // otherwise: a unit that was never intended is looked for when it is written, and
 // one whose bytes are kept, too.
 func (r *run) look(ctx context.Context, p *place) error {
+	if p.format.InFiles() {
+		return r.lookForFiles(ctx, p)
+	}
 	if r.Apply && !slices.ContainsFunc(p.units, func(u *unit) bool { return u.open() && u.record.State != "" && u.record.Content == "" }) {
 		return nil
 	}
@@ -199,6 +202,9 @@ func (u *unit) settle(f verify.Found, holders []verify.Holder) {
 // are there, and reads them back. When somebody else overwrites them it begins
 // anew.
 func (r *run) publish(ctx context.Context, p *place) error {
+	if p.format.InFiles() {
+		return r.publishFiles(ctx, p)
+	}
 	for try := 1; p.open(); try++ {
 		if try > tries {
 			return errors.New("reading back: the signature is not there: another writer overwrites it again and again: run again when that is done")

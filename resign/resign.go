@@ -116,6 +116,8 @@ type Engine struct {
 	Rate     rate.Limit    // signatures a second; 0: no limit
 	Settle   time.Duration // how long after the last write to look again where others write, too; default 2 s
 
+	Files Files // where files are, and the signatures that are made of them
+
 	Batch bool // one statement for the image signatures of up to 1024 artifacts of a repository, as bundles
 
 	Progress func(done int64, r Result) // done counts the units worked through
@@ -187,6 +189,8 @@ type run struct {
 	contended []*place        // others write there, too
 	sampled   int             // units published
 	seen      map[string]bool // repositories of which one was read back whole
+
+	loading sync.Mutex // held by whoever has a file in memory to sign it
 }
 
 // Run works through the items. What cannot be signed is counted and reported
@@ -508,7 +512,7 @@ func (r *run) tally(u *unit, already bool) {
 		r.result.Held++
 	case u.record.State == Failed:
 		r.result.Failed++
-		if u.batch == nil || u.batch != r.lastBatch { // one batch fails once
+		if (u.batch == nil || u.batch != r.lastBatch) && !errors.Is(u.err, errAsk) { // one batch fails once
 			r.failing++
 		}
 		r.lastBatch = u.batch

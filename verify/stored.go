@@ -172,6 +172,11 @@ func Subjects(content []byte) ([]string, error) {
 	return statementSubjects(b.GetDsseEnvelope().GetPayloadType(), b.GetDsseEnvelope().GetPayload())
 }
 
+// StatementSubjects returns the same of an in-toto statement.
+func StatementSubjects(statement []byte) ([]string, error) {
+	return statementSubjects(intotoPayload, statement)
+}
+
 func statementSubjects(payloadType string, payload []byte) ([]string, error) {
 	if payloadType != intotoPayload {
 		return nil, fmt.Errorf("the envelope holds %q, not an in-toto statement", brief(payloadType))

@@ -16,7 +16,7 @@ func importCommand(ui *ui) *cli.Command {
 		Name:  "import",
 		Usage: "take in signatures and records that no registry has",
 		Subcommands: []*cli.Command{
-			importBundleCommand(ui), importLayoutCommand(ui), importCICommand(ui),
+			importBundleCommand(ui), importBlobCommand(ui), importLayoutCommand(ui), importCICommand(ui),
 			importLogCommand(ui, app.SourceCloudTrail, "an AWS CloudTrail log of a KMS key",
 				`Takes every Sign call of a CloudTrail file: event lines, a log file with
 "Records", or what "aws cloudtrail lookup-events" prints.`),
@@ -69,6 +69,64 @@ Examples:
 				return errors.Join(ui.object("import", r), importErr)
 			}
 			ui.printf("%d bundles, %d artifacts, %d signatures: %d verified, %d not", r.Files, r.Artifacts, r.Signatures, r.Verified, r.Unverified)
+			return importErr
+		}),
+	}
+}
+
+func importBlobCommand(ui *ui) *cli.Command {
+	return &cli.Command{
+		Name:      "blob",
+		Usage:     "signatures over files, as cosign sign-blob --output-signature writes them",
+		ArgsUsage: "FILE|DIR...",
+		Description: `A directory stands for every *.sig below it. A signature does not say what it
+signs: FILE.sig is taken to be over FILE beside it, unless --file or --digest
+says otherwise. FILE.pem, .crt or .cert beside it is its certificate, and
+FILE.rfc3161.json its timestamp.
+
+Examples:
+  reseal import blob dist/
+  reseal import blob app.sig --file app.tar.gz --certificate app.pem
+  reseal import blob app.sig --digest sha256:9f86d081... --key former.pub` + exits(),
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "file", Usage: "the signed `FILE`"},
+			&cli.StringFlag{Name: "digest", Usage: "`DIGEST` of the signed file, where that is not at hand"},
+			&cli.StringFlag{Name: "certificate", Usage: "`FILE` with the signer's certificate"},
+			&cli.StringFlag{Name: "rfc3161-timestamp", Usage: "`FILE` with the timestamp over the signature"},
+			keyFlag(),
+		},
+		Action: in(func(c *cli.Context, a *app.App) error {
+			o := app.BlobImport{Paths: c.Args().Slice(), File: c.String("file"), Digest: c.String("digest"),
+				Certificate: c.String("certificate"), Timestamp: c.String("rfc3161-timestamp")}
+			if o.Digest != "" {
+				if err := inventory.CheckDigest(o.Digest); err != nil {
+					return usageError{fmt.Errorf("--digest: %w", err)}
+				}
+			}
+			switch {
+			case len(o.Paths) == 0:
+				return usageError{errors.New("which signatures? give files or directories")}
+			case o.File != "" && o.Digest != "":
+				return usageError{errors.New("--file and --digest say the same thing: give one of them")}
+			case len(o.Paths) > 1 && (o.File != "" || o.Digest != "" || o.Certificate != "" || o.Timestamp != ""):
+				return usageError{errors.New("--file, --digest, --certificate and --rfc3161-timestamp are about one signature: give one file")}
+			}
+			keys, err := ui.keys(c)
+			if err != nil {
+				return err
+			}
+			p := ui.progress("signatures", 0)
+			r, importErr := a.ImportBlobs(c.Context, o, keys, func(r evidence.Imported) {
+				p.at(r.Files, fmt.Sprintf("%d signatures, %d problems", r.Signatures, r.Problems))
+			})
+			p.end()
+			if importErr != nil && !errors.Is(importErr, app.ErrIncomplete) {
+				return importErr
+			}
+			if wantsJSON(c) {
+				return errors.Join(ui.object("import", r), importErr)
+			}
+			ui.printf("%d signatures over %d files: %d verified, %d not", r.Signatures, r.Artifacts, r.Verified, r.Unverified)
 			return importErr
 		}),
 	}

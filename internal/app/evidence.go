@@ -3,6 +3,8 @@ package app
 import (
 	"context"
 	"crypto"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,11 +77,132 @@ func (a *App) ImportBundles(ctx context.Context, paths []string, repository, dig
 	return r, nil
 }
 
-func bundleFiles(paths []string) iter.Seq2[string, error] {
+// The names of a blob signature's files, after that of the signed file. Of a
+// certificate's the first is the one that re-signing writes.
+const (
+	signatureSuffix = ".sig"
+	stampSuffix     = ".rfc3161.json"
+)
+
+var certificateSuffixes = []string{".pem", ".crt", ".cert"}
+
+// BlobImport says which blob signatures to take in. Where only paths are given,
+// what goes with a signature stands beside it.
+type BlobImport struct {
+	Paths       []string // signatures, or directories in which every *.sig is taken
+	File        string   // the signed file
+	Digest      string   // or its digest
+	Certificate string   // file
+	Timestamp   string   // file
+}
+
+// ImportBlobs takes in signatures over files as "cosign sign-blob" writes them
+// with --output-signature.
+func (a *App) ImportBlobs(ctx context.Context, o BlobImport, keys []crypto.PublicKey, progress func(evidence.Imported)) (evidence.Imported, error) {
+	var r evidence.Imported
+	v, err := a.scanning(ctx, keys)
+	if err != nil {
+		return r, err
+	}
+	for path, err := range namedFiles(o.Paths, []string{signatureSuffix}) {
+		if err != nil {
+			return r, err
+		}
+		f, err := o.file(path)
+		if err != nil {
+			return r, err
+		}
+		if err := evidence.Import(ctx, a.store, v, a.by("import of %s", path), []evidence.File{f}, &r); err != nil {
+			return r, err
+		}
+		if progress != nil {
+			progress(r)
+		}
+	}
+	if r.Problems > 0 {
+		return r, fmt.Errorf("%w: %d problems", ErrIncomplete, r.Problems)
+	}
+	return r, nil
+}
+
+// file reads one signature with what goes with it.
+func (o BlobImport) file(path string) (evidence.File, error) {
+	f := evidence.File{Name: path, Digest: o.Digest, Format: inventory.Blob}
+	signed, named := strings.CutSuffix(path, signatureSuffix)
+	sig, err := readFile(path, maxBlobPart)
+	if err != nil {
+		return f, err
+	}
+	f.Parts = [][]byte{sig}
+	certificate, err := beside(o.Certificate, signed, named, certificateSuffixes...)
+	if err != nil {
+		return f, err
+	}
+	stamp, err := beside(o.Timestamp, signed, named, stampSuffix)
+	if err != nil {
+		return f, err
+	}
+	b, err := verify.NewBlobSignature(sig, certificate, stamp)
+	if err != nil && o.Certificate == "" && o.Timestamp == "" { // what stands beside it may have to do with something else
+		certificate, stamp = nil, nil
+		b, err = verify.NewBlobSignature(sig, nil, nil)
+	}
+	if err != nil && (o.Certificate != "" || o.Timestamp != "") {
+		return f, fmt.Errorf("%s: %w", path, err)
+	}
+	for _, part := range [][]byte{certificate, stamp} {
+		if part != nil {
+			f.Parts = append(f.Parts, part)
+		}
+	}
+	if f.Content = sig; err == nil { // else it is kept as it is, and does not verify
+		if f.Content, err = b.Content(); err != nil {
+			return f, err
+		}
+	}
+	if o.File != "" {
+		signed, named = o.File, true
+	}
+	if !named || o.Digest != "" {
+		return f, nil
+	}
+	err = about(&f, signed)
+	if errors.Is(err, fs.ErrNotExist) && o.File == "" {
+		return f, nil // it is listed as a problem
+	}
+	f.Artifact = filepath.Base(signed)
+	return f, err
+}
+
+// maxBlobPart bounds a signature, a certificate and a timestamp, in bytes.
+const maxBlobPart = 1 << 20
+
+// beside reads a file that was named, or the first there is of those beside a
+// signed one; nil: there is none.
+func beside(named, signed string, known bool, suffixes ...string) ([]byte, error) {
+	if named != "" {
+		return readFile(named, maxBlobPart)
+	}
+	if !known {
+		return nil, nil
+	}
+	for _, suffix := range suffixes {
+		content, err := readFile(signed+suffix, maxBlobPart)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return content, err
+		}
+	}
+	return nil, nil
+}
+
+func bundleFiles(paths []string) iter.Seq2[string, error] { return namedFiles(paths, bundleSuffixes) }
+
+// namedFiles yields files, and of directories those below that end in a suffix.
+func namedFiles(paths []string, suffixes []string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		for _, path := range paths {
 			err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
-				named := slices.ContainsFunc(bundleSuffixes, func(s string) bool { return strings.HasSuffix(p, s) })
+				named := slices.ContainsFunc(suffixes, func(s string) bool { return strings.HasSuffix(p, s) })
 				if err == nil && (d.IsDir() || p != path && (!named || !d.Type().IsRegular())) {
 					return nil
 				}
@@ -93,6 +216,30 @@ func bundleFiles(paths []string) iter.Seq2[string, error] {
 			}
 		}
 	}
+}
+
+// about takes the digest of the signed file, and the file itself unless it is
+// large: only some keys sign files in a way that takes it to verify.
+func about(f *evidence.File, path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	head, err := io.ReadAll(io.LimitReader(file, maxBundle+1))
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	h.Write(head)
+	rest, err := io.Copy(h, file)
+	if err != nil {
+		return err
+	}
+	if f.Digest = "sha256:" + hex.EncodeToString(h.Sum(nil)); rest == 0 && len(head) <= maxBundle {
+		f.Subject = head
+	}
+	return nil
 }
 
 func readFile(path string, limit int64) ([]byte, error) {

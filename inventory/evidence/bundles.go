@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/reseal/reseal/internal/store"
@@ -10,13 +11,17 @@ import (
 	"github.com/reseal/reseal/verify"
 )
 
-// File is a detached Sigstore bundle as it was found in a file.
+// File is a detached Sigstore bundle, or a blob signature, as it was found in a
+// file.
 type File struct {
-	Name       string // of the file, for messages and problems
-	Artifact   string // name of the artifact, if that is known
-	Digest     string // of the artifact ("sha256:<hex>"); empty: what the bundle says it is about
-	Repository string // where the artifact is; empty: it is a file
-	Content    []byte
+	Name       string           // of the file, for messages and problems
+	Artifact   string           // name of the artifact, if that is known
+	Digest     string           // of the artifact ("sha256:<hex>"); empty: what the bundle says it is about
+	Repository string           // where the artifact is; empty: it is a file
+	Format     inventory.Format // Blob or, by default, Detached
+	Content    []byte           // of a blob signature in its stored form
+	Parts      [][]byte         // what the stored form was made of, to be kept as it was
+	Subject    []byte           // the artifact itself, where it is at hand
 }
 
 // Imported counts what an import took in.
@@ -29,8 +34,8 @@ type Imported struct {
 	Problems   int64 `json:"problems"`
 }
 
-// Import takes detached bundles into the inventory, one signature for each
-// artifact a bundle is about. What cannot be read at all is kept in the vault
+// Import takes detached bundles and blob signatures into the inventory, one
+// signature for each artifact a bundle is about. What cannot be read at all is kept in the vault
 // and listed as a problem. All of it is kept together or none is.
 func Import(ctx context.Context, s *store.Store, v *verify.Verifier, by journal.Author, files []File, r *Imported) error {
 	var now Imported
@@ -57,8 +62,13 @@ func Import(ctx context.Context, s *store.Store, v *verify.Verifier, by journal.
 
 func put(ctx context.Context, tx *store.Tx, v *verify.Verifier, f File, r *Imported) error {
 	r.Files++
-	if _, err := tx.PutVault(ctx, f.Content); err != nil {
-		return err
+	for _, content := range append([][]byte{f.Content}, f.Parts...) {
+		if _, err := tx.PutVault(ctx, content); err != nil {
+			return err
+		}
+	}
+	if f.Format == "" {
+		f.Format = inventory.Detached
 	}
 	if f.Repository == "" {
 		f.Repository = inventory.Files
@@ -66,7 +76,7 @@ func put(ctx context.Context, tx *store.Tx, v *verify.Verifier, f File, r *Impor
 	digests := []string{f.Digest}
 	if f.Digest == "" {
 		var err error
-		if digests, err = verify.Subjects(f.Content); err != nil {
+		if digests, err = f.subjects(); err != nil {
 			r.Problems++
 			return tx.PutProblem(ctx, inventory.Problem{Repository: f.Repository, Reference: f.Name,
 				Problem: fmt.Sprintf("it cannot be said what it signs: %v", err)})
@@ -80,7 +90,7 @@ func put(ctx context.Context, tx *store.Tx, v *verify.Verifier, f File, r *Impor
 		if err := tx.PutArtifact(ctx, a); err != nil {
 			return err
 		}
-		sig := v.Stored(verify.Subject{Repository: f.Repository, Digest: digest}, inventory.Detached, nil, f.Content)
+		sig := v.Stored(verify.Subject{Repository: f.Repository, Digest: digest, Content: f.Subject}, f.Format, nil, f.Content)
 		sig.Manifest = sig.Content // nothing else holds it
 		if err := tx.PutSignature(ctx, sig); err != nil {
 			return err
@@ -94,4 +104,12 @@ func put(ctx context.Context, tx *store.Tx, v *verify.Verifier, f File, r *Impor
 		}
 	}
 	return nil
+}
+
+// subjects returns what a file says it is about.
+func (f File) subjects() ([]string, error) {
+	if f.Format == inventory.Blob {
+		return nil, errors.New("a blob signature does not say so itself, and the file is not beside it")
+	}
+	return verify.Subjects(f.Content)
 }

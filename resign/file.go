@@ -1,0 +1,600 @@
+package resign
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+
+	"github.com/sigstore/cosign/v2/pkg/oci/static"
+	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
+	"github.com/sigstore/sigstore-go/pkg/sign"
+
+	"github.com/reseal/reseal/internal/store"
+	"github.com/reseal/reseal/inventory"
+	"github.com/reseal/reseal/signer"
+	"github.com/reseal/reseal/verify"
+)
+
+// Files says where files are, and where the signatures that are made of them go.
+type Files struct {
+	Out FileStore  // nil: nowhere, and nothing about files is signed
+	In  FileSource // nil: no file is at hand
+
+	// ByDigest has files signed that are not at hand, where the signer can. What a
+	// digest stands for cannot be seen: it may be what somebody else takes for more
+	// than a file.
+	ByDigest bool
+}
+
+// FileStore is what re-signing needs of the directory that signatures are put in.
+type FileStore interface {
+	// Read returns a file; the error wraps fs.ErrNotExist where there is none.
+	Read(name string, limit int64) ([]byte, error)
+	// Create writes a file, all of it or none, and durably. What has the name
+	// already is left alone, and the error wraps fs.ErrExist.
+	Create(name string, content []byte) error
+}
+
+// FileSource is what re-signing needs of the directory that files are found in.
+type FileSource interface {
+	// Find returns the names of the files with a digest, as they were when it was
+	// first called.
+	Find(ctx context.Context, digest string) ([]string, error)
+	Reader(name string) (io.ReadCloser, error)
+}
+
+const (
+	// maxFile bounds what is read of a signature file, in bytes: as much as of a
+	// bundle that is imported.
+	maxFile = 128 << 20
+	// maxMessage bounds a file that is read into memory to be signed, in bytes.
+	maxMessage = 1 << 30
+	// maxText bounds what is looked into of a file that may be text, in bytes: no
+	// verifier reads more of what it might be.
+	maxText = 128 << 20
+)
+
+// The names that signatures get, after that of their file. They are those that
+// cosign's documentation uses; for a timestamp it has none.
+const (
+	bundleSuffix      = ".sigstore.json"
+	signatureSuffix   = ".sig"
+	certificateSuffix = ".pem"
+	stampSuffix       = ".rfc3161.json"
+)
+
+// errAsk is wrapped by what a person has to give: that it is missing says nothing
+// about signer, services and registries.
+var errAsk = errors.New("it takes something more to be given")
+
+func ask(format string, args ...any) error {
+	return asked{fmt.Errorf(format, args...)}
+}
+
+// asked is an error that wraps errAsk and does not say so.
+type asked struct{ error }
+
+func (asked) Is(target error) bool { return target == errAsk }
+
+// bases returns the names that the signatures of a file are put beside: those of
+// the files at hand that have its digest, or the digest. What a bundle's own file
+// was called decides nothing: whoever planted it has chosen that.
+func (r *run) bases(ctx context.Context, u *unit) ([]string, error) {
+	if r.Files.In != nil {
+		names, err := r.Files.In.Find(ctx, u.Digest)
+		if err != nil || len(names) > 0 {
+			return names, err
+		}
+	}
+	return []string{strings.Replace(u.Digest, ":", "-", 1)}, nil
+}
+
+// part is a file that a signature, or a piece of it, is put in.
+type part struct {
+	suffix  string
+	content []byte
+}
+
+// parts returns what a signature is put in. Whoever finds the last has them all.
+func (u *unit) parts(content []byte) ([]part, error) {
+	if u.format == inventory.Detached {
+		return []part{{u.bundleSuffix(), content}}, nil
+	}
+	b, err := verify.ParseBlobSignature(content)
+	if err != nil {
+		return nil, err
+	}
+	var out []part
+	if b.Certificate != "" {
+		out = append(out, part{certificateSuffix, []byte(b.Certificate)})
+	}
+	if b.Timestamp != nil {
+		out = append(out, part{stampSuffix, b.Timestamp})
+	}
+	return append(out, part{signatureSuffix, base64.StdEncoding.AppendEncode(nil, b.Signature)}), nil
+}
+
+// bundleSuffix tells the bundle of a file from those of claims about it.
+func (u *unit) bundleSuffix() string {
+	_, payload, claim := strings.Cut(u.StatementKey, "#sha256:")
+	if !claim {
+		return bundleSuffix
+	}
+	return "." + payload[:min(16, len(payload))] + bundleSuffix
+}
+
+// read returns the signature that has a unit's name beside a file, in its stored
+// form; nil: there is none. known is that form of what the unit was signed with,
+// or nil: a log entry is in no file.
+func (r *run) read(u *unit, base string, known []byte) ([]byte, error) {
+	optional := func(suffix string) ([]byte, error) {
+		content, err := r.Files.Out.Read(base+suffix, maxFile)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		return content, err
+	}
+	if u.format == inventory.Detached {
+		return optional(u.bundleSuffix())
+	}
+	sig, err := optional(signatureSuffix)
+	if err != nil || sig == nil {
+		return nil, err
+	}
+	var certificate []byte
+	if r.Signer.Identity().Kind == signer.Keyless { // whoever has the key needs none
+		if certificate, err = optional(certificateSuffix); err != nil {
+			return nil, err
+		}
+	}
+	stamp, err := optional(stampSuffix)
+	if err != nil {
+		return nil, err
+	}
+	b, err := verify.NewBlobSignature(sig, certificate, stamp)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", base+signatureSuffix, err)
+	}
+	if own, err := verify.ParseBlobSignature(known); err == nil && bytes.Equal(own.Signature, b.Signature) &&
+		own.Certificate == b.Certificate && bytes.Equal(own.Timestamp, b.Timestamp) {
+		return known, nil
+	}
+	return b.Content()
+}
+
+// beside verifies what is beside a file as its consumer does. nil: there is nothing.
+// Whatever else has the name is an error.
+func (r *run) beside(ctx context.Context, u *unit, base string) (*verify.Found, error) {
+	var known []byte
+	if u.record.Content != "" {
+		var err error
+		if known, err = r.Store.Vault(ctx, u.record.Content); err != nil {
+			return nil, err
+		}
+	}
+	content, err := r.read(u, base, known)
+	if err != nil || content == nil {
+		return nil, err
+	}
+	f := verify.Found{Content: content,
+		Signature: r.verifier.Stored(verify.Subject{Repository: u.Repository, Digest: u.Digest}, u.format, nil, content)}
+	f.Manifest = f.Signature.Content // nothing else holds it
+	got, refused, err := r.match(ctx, u, verify.Fetched{Found: []verify.Found{f}})
+	if err != nil || got != nil {
+		return got, err
+	}
+	parts, err := u.parts(content)
+	if err != nil {
+		return nil, err
+	}
+	why := "it is not the one that is to be there"
+	switch {
+	case refused != nil:
+		why = refused.Error()
+	case !f.Verified:
+		why = f.Why
+	}
+	return nil, fmt.Errorf("%s is there already, and nothing is overwritten (%s): look at it, and move it away or have the signatures put elsewhere (--files-out)",
+		base+parts[len(parts)-1].suffix, why)
+}
+
+// everywhere returns the signature that is beside each copy of a file; nil: beside
+// some it is not.
+func (r *run) everywhere(ctx context.Context, u *unit) (found *verify.Found, err error) {
+	bases, err := r.bases(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	for _, base := range bases {
+		if found, err = r.beside(ctx, u, base); err != nil || found == nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// lookForFiles is look for what is kept in files: it costs nothing, so it is done
+// before anything is signed, and what is missing for that is told.
+func (r *run) lookForFiles(ctx context.Context, p *place) error {
+	if r.Files.Out == nil {
+		return ask("signatures of files are put into a directory: give it (--files-out)")
+	}
+	for _, u := range p.units {
+		if !u.open() {
+			continue
+		}
+		found, err := r.everywhere(ctx, u)
+		if err == nil && found == nil && u.record.Content == "" {
+			err = r.suits(ctx, u)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			u.err = err
+		case found != nil:
+			u.settleFile(found)
+			u.good = r.Apply
+		}
+	}
+	return nil
+}
+
+func (u *unit) settleFile(f *verify.Found) {
+	u.found, u.holder, u.record.SignatureID = f, f.Content, f.ID
+}
+
+// publishFiles puts signatures beside files and reads them back.
+func (r *run) publishFiles(ctx context.Context, p *place) error {
+	for _, u := range p.units {
+		if !u.open() {
+			continue
+		}
+		if err := r.publishFile(ctx, u); err != nil {
+			if ctx.Err() != nil || errors.As(err, new(stopped)) {
+				return err
+			}
+			u.err = err
+		}
+	}
+	return nil
+}
+
+func (r *run) publishFile(ctx context.Context, u *unit) error {
+	bases, err := r.bases(ctx, u)
+	if err != nil {
+		return err
+	}
+	for _, base := range bases {
+		found, err := r.beside(ctx, u, base)
+		if err != nil {
+			return err
+		}
+		if found != nil {
+			continue
+		}
+		if !r.ready(ctx, u) {
+			return errors.Join(ctx.Err(), u.err)
+		}
+		parts, err := u.parts(u.made.blob)
+		if err != nil {
+			return err
+		}
+		for _, x := range parts {
+			if err := r.fence(ctx); err != nil {
+				return err
+			}
+			if err := r.create(base+x.suffix, x.content); err != nil {
+				return err
+			}
+		}
+		u.wrote = true
+	}
+	found, err := r.everywhere(ctx, u)
+	switch {
+	case err != nil:
+		return fmt.Errorf("reading back: %w", err)
+	case found == nil:
+		return errors.New("reading back: the signature is not there: somebody else takes it away: run again when that is done")
+	}
+	u.settleFile(found)
+	u.good = true
+	return nil
+}
+
+// create writes a file, or finds it written.
+func (r *run) create(name string, content []byte) error {
+	err := r.Files.Out.Create(name, content)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	there, readErr := r.Files.Out.Read(name, maxFile)
+	if readErr == nil && bytes.Equal(there, content) {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("%s is there already with other content, and nothing is overwritten: look at it, and move it away or have the signatures put elsewhere (--files-out)", name), readErr)
+}
+
+// suits says why a statement about a file must not be signed as it is, or nil. A
+// signature over a file is one over its bytes, whatever they are: of the payload
+// of an image signature it is that image signature. And a bundle with a claim can
+// be attached to every image that the claim is about.
+func (r *run) suits(ctx context.Context, u *unit) error {
+	about := []string{u.Digest}
+	if u.PredicateType != inventory.SignPredicate {
+		message, err := r.message(ctx, u)
+		if err != nil {
+			return err
+		}
+		if about, err = verify.StatementSubjects(message); err != nil {
+			return fmt.Errorf("the claim to re-issue: %w", err)
+		}
+	}
+	for _, digest := range about {
+		arts, _, err := r.Store.Artifacts(ctx, store.Selection{Digest: digest}, store.Place{}, 2) // one may be the file
+		if err != nil {
+			return err
+		}
+		for _, a := range arts {
+			if a.Repository != inventory.Files {
+				return fmt.Errorf("it is about %s, too, which is no file: re-signed as the signature of a file it would speak for that, whatever is decided about it", a.Ref())
+			}
+		}
+	}
+	var names []string
+	if r.Files.In != nil {
+		var err error
+		if names, err = r.Files.In.Find(ctx, u.Digest); err != nil {
+			return err
+		}
+	}
+	if len(names) > 0 {
+		_, err := r.content(u.Digest, names[0], false)
+		return err
+	}
+	if !r.Files.ByDigest {
+		return ask("the file %s is not at hand, and its digest alone does not show that it is one, not what signs an image: give the directory it is in (--files), or have it signed by its digest (--files-by-digest)", u.Digest)
+	}
+	if known, err := r.Store.Vault(ctx, u.Digest); err == nil {
+		if _, err := inspect(bytes.NewReader(known)); err != nil {
+			return err
+		}
+	}
+	if u.PredicateType != inventory.SignPredicate {
+		return nil
+	}
+	if r.Signer.Identity().Kind != signer.Keyless {
+		c, err := r.Signer.Credential(ctx)
+		if err != nil {
+			return err
+		}
+		if _, can := c.Signer.(signer.DigestSigner); can {
+			return nil
+		}
+	}
+	return ask("the file %s is not at hand, and %s cannot sign a digest: give the directory it is in (--files)", u.Digest, r.Signer.Identity())
+}
+
+// content reads a file, checks that it is what it was and nothing more than a
+// file, and returns it if it is wanted.
+func (r *run) content(digest, name string, wanted bool) ([]byte, error) {
+	f, err := r.Files.In.Reader(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var kept bytes.Buffer
+	var in io.Reader = f
+	if wanted {
+		in = io.TeeReader(io.LimitReader(f, maxMessage+1), &kept)
+	}
+	sum, err := inspect(in)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", name, err)
+	case kept.Len() > maxMessage:
+		return nil, fmt.Errorf("%s is longer than %d bytes, and the signer takes it whole: use a key that signs digests (a key file or a KMS), or sign it by hand", name, maxMessage)
+	case sum != digest:
+		return nil, fmt.Errorf("%s was changed while it was worked with: it is not %s any more: run again", name, digest)
+	}
+	return kept.Bytes(), nil
+}
+
+// inspect returns the digest of a file, and refuses one that is more than a file
+// to some verifier who trusts the key.
+func inspect(in io.Reader) (digest string, err error) {
+	h := sha256.New()
+	b := bufio.NewReader(io.TeeReader(in, h))
+	head, err := b.Peek(len(paeStart))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	if string(head) == paeStart {
+		return "", errors.New("it is what is signed in an envelope (DSSE), not a file: a signature over it would be one over the claim in it")
+	}
+	for {
+		c, err := b.ReadByte()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return "", err
+		}
+		if strings.IndexByte(" \t\r\n", c) >= 0 {
+			continue
+		}
+		if err := b.UnreadByte(); err != nil {
+			return "", err
+		}
+		if c == '{' {
+			text, err := io.ReadAll(io.LimitReader(b, maxText))
+			if err != nil {
+				return "", err
+			}
+			if what := known(text); what != "" {
+				return "", fmt.Errorf("it is %s: a signature over it would be more than that of a file", what)
+			}
+		}
+		break
+	}
+	if _, err := io.Copy(io.Discard, b); err != nil {
+		return "", err
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// paeStart is how what is signed in a DSSE envelope begins (DSSE 1.0.2).
+const paeStart = "DSSEv1 "
+
+// known says what a JSON object is to verifiers that take a signature over its
+// bytes, or an attestation about its digest, for more than that of a file; or "".
+func known(text []byte) string {
+	var o struct {
+		Critical      json.RawMessage `json:"critical"` // containers-signature(5)
+		SchemaVersion json.RawMessage `json:"schemaVersion"`
+		Config        json.RawMessage `json:"config"`
+		Layers        json.RawMessage `json:"layers"`
+		Manifests     json.RawMessage `json:"manifests"`
+		SpecVersion   json.RawMessage `json:"spec_version"` // of the signed part of TUF metadata
+		Type          json.RawMessage `json:"_type"`
+		Schema        json.RawMessage `json:"schema"` // of what people sign to approve a plan
+		Approver      json.RawMessage `json:"approver"`
+	}
+	// Whatever follows the first value: what reads no further must not see more.
+	if json.NewDecoder(bytes.NewReader(text)).Decode(&o) != nil {
+		return ""
+	}
+	switch {
+	case o.Critical != nil:
+		return "the payload of an image signature"
+	case o.SchemaVersion != nil && (o.Config != nil || o.Layers != nil || o.Manifests != nil):
+		return "the manifest of an image"
+	case o.SpecVersion != nil && o.Type != nil:
+		return "the signed part of TUF metadata"
+	case o.Schema != nil && o.Approver != nil:
+		return "somebody's approval of a plan"
+	}
+	return ""
+}
+
+// makeFile signs a unit that is kept in files and returns the bytes to persist.
+func (r *run) makeFile(ctx context.Context, u *unit) ([]byte, error) {
+	var content sign.Content
+	if u.PredicateType == inventory.SignPredicate {
+		digest, err := hex.DecodeString(strings.TrimPrefix(u.Digest, "sha256:"))
+		if err != nil {
+			return nil, err
+		}
+		content = &fileMessage{digest: digest, load: func() ([]byte, error) { return r.load(ctx, u) }}
+	} else {
+		message, err := r.message(ctx, u)
+		if err != nil {
+			return nil, err
+		}
+		content = &sign.DSSEData{Data: message, PayloadType: intotoType}
+	}
+	if err := r.pace.Wait(ctx); err != nil {
+		return nil, err
+	}
+	switch {
+	case u.format == inventory.Detached:
+		b, _, err := r.bundle(ctx, content, r.Services.Timestamps, r.Services.Logs)
+		if err != nil {
+			return nil, err
+		}
+		return compact(b)
+	case u.PredicateType == inventory.SignPredicate:
+		return r.makeBlob(ctx, content)
+	}
+	return nil, fmt.Errorf("a claim cannot be written in format %q", u.format)
+}
+
+// makeBlob makes a blob signature, in its stored form.
+func (r *run) makeBlob(ctx context.Context, content sign.Content) ([]byte, error) {
+	b, c, err := r.bundle(ctx, content, r.legacyStamps(), r.legacyLogs())
+	if err != nil {
+		return nil, err
+	}
+	// What goes with it is what goes with a legacy signature.
+	l := layer{Annotations: map[string]string{}}
+	for _, t := range b.GetVerificationMaterial().GetTimestampVerificationData().GetRfc3161Timestamps() {
+		if err := l.stamp(t.GetSignedTimestamp()); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := r.pack(l, b, c); err != nil {
+		return nil, err
+	}
+	raw := func(key string) json.RawMessage {
+		if l.Annotations[key] == "" {
+			return nil
+		}
+		return json.RawMessage(l.Annotations[key])
+	}
+	out := verify.BlobSignature{Signature: b.GetMessageSignature().GetSignature(),
+		Entry: raw(static.BundleAnnotationKey), Timestamp: raw(static.RFC3161TimestampAnnotationKey)}
+	if c.Certificate != nil {
+		out.Certificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate}))
+	}
+	return out.Content()
+}
+
+// load reads the file that a unit is about.
+func (r *run) load(ctx context.Context, u *unit) ([]byte, error) {
+	if r.Files.In != nil {
+		names, err := r.Files.In.Find(ctx, u.Digest)
+		if err != nil {
+			return nil, err
+		}
+		if len(names) > 0 {
+			return r.content(u.Digest, names[0], true)
+		}
+	}
+	return nil, ask("the file %s is not at hand, and %s cannot sign a digest: give the directory it is in (--files)", u.Digest, r.Signer.Identity())
+}
+
+// fileMessage is a file to be signed: by its digest where the signer can, else
+// whole.
+type fileMessage struct {
+	sign.PlainData // without the file: see fileKeypair
+	digest         []byte
+	load           func() ([]byte, error)
+}
+
+// fileKeypair signs a file for sigstore-go. Files are known by their SHA-256
+// digest, whatever the key: so does cosign sign them with a key.
+type fileKeypair struct {
+	sign.Keypair
+	signer signer.Signer
+	file   *fileMessage
+	run    *run
+}
+
+func (k fileKeypair) GetHashAlgorithm() protocommon.HashAlgorithm {
+	return protocommon.HashAlgorithm_SHA2_256
+}
+
+func (k fileKeypair) SignData(ctx context.Context, _ []byte) (sig, digest []byte, err error) {
+	if s, can := k.signer.(signer.DigestSigner); can {
+		sig, err = s.SignDigest(ctx, k.file.digest)
+		return sig, k.file.digest, err
+	}
+	k.run.loading.Lock() // one at a time: it may be large
+	defer k.run.loading.Unlock()
+	message, err := k.file.load()
+	if err != nil {
+		return nil, nil, err
+	}
+	sig, err = k.signer.Sign(ctx, message)
+	return sig, k.file.digest, err
+}

@@ -533,6 +533,7 @@ func TestAttack(t *testing.T) {
 	must(t, err)
 	stamped, err := services.Open(services.Endpoints{Timestamps: []string{b.TSAURL()}})
 	must(t, err)
+	attackFiles(t, b)
 	signed := func(t *testing.T) (*kase, name.Digest) {
 		k := b.newCase(t)
 		ref := k.push(t, "app")

@@ -34,14 +34,21 @@ entries of the log, but whoever has one of these signatures sees the other
 digests, and a digest among them that turns out bad can be denied, not have its
 signature taken away alone.
 
+New signatures of files are put into the directory --files-out: under the names
+of the files that --files has, as FILE.sigstore.json or FILE.sig, and of what is
+not there under their digest. Nothing that is there is overwritten, and old
+signatures stay where they are. A file is looked into before it is signed, for
+what is signed may be more than a file; --files-by-digest does without.
+
 Examples:
   reseal resign 3f9a2c --key next.key
   reseal resign 3f9a2c --key next.key --timestamp-server-url https://tsa.example/api/v1/timestamp --apply
   reseal resign 3f9a2c --key awskms:///alias/release-standby --apply
   reseal resign 3f9a2c --key next.key --only-deployed --limit 10 --apply
+  reseal resign 3f9a2c --key next.key --files dist/ --files-out resigned/ --apply
   reseal resign 3f9a2c --workers --apply
   reseal resign 3f9a2c --status` + exits("4 the plan is not approved", "5 over a ceiling"),
-		Flags: slices.Concat(signerFlags(), servicesFlags(), []cli.Flag{
+		Flags: slices.Concat(signerFlags(), servicesFlags(), filesFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "batch", Usage: "sign many images of a repository with one statement"},
 			&cli.Int64Flag{Name: "limit", Usage: "no more than `N` statements"},
 			&cli.BoolFlag{Name: "only-deployed", Usage: "only what is deployed"},
@@ -95,10 +102,15 @@ func resignHere(c *cli.Context, ui *ui, a *app.App, who app.SignerOptions) error
 	if err != nil {
 		return err
 	}
+	files, closeFiles, err := a.OpenFiles(filesOptions(c))
+	if err != nil {
+		return err
+	}
+	defer closeFiles() //nolint:errcheck // nothing is left to be written
 	p := ui.progress("signatures", total)
 	reasons := map[string]int{}
 	r, runErr := a.Resign(c.Context, app.ResignOptions{
-		Plan: full, Signer: source, Services: stamps, Apply: c.Bool("apply"), Batch: c.Bool("batch"), Parallel: c.Int("parallel"),
+		Plan: full, Signer: source, Services: stamps, Files: files, Apply: c.Bool("apply"), Batch: c.Bool("batch"), Parallel: c.Int("parallel"),
 		Rate: c.Float64("rate"), Only: selection(c),
 		Progress: func(done int64, r resign.Result) {
 			p.at(done, fmt.Sprintf("%d failed, %d held", r.Failed, r.Held))
@@ -125,6 +137,19 @@ func resignHere(c *cli.Context, ui *ui, a *app.App, who app.SignerOptions) error
 	}
 	ui.dryRun(r.Applied)
 	return runErr
+}
+
+// filesFlags say where files are and where their signatures go.
+func filesFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "files-out", Usage: "`DIR` that new signatures of files are put in"},
+		&cli.StringFlag{Name: "files", Usage: "`DIR` below which the files are, whatever they are called"},
+		&cli.BoolFlag{Name: "files-by-digest", Usage: "sign files that are not at hand, by their digest alone"},
+	}
+}
+
+func filesOptions(c *cli.Context) app.FileOptions {
+	return app.FileOptions{In: c.String("files"), Out: c.String("files-out"), ByDigest: c.Bool("files-by-digest")}
 }
 
 // servicesFlags name the services that give new signatures their proofs.

@@ -32,7 +32,7 @@ ends; one that was paused for longer finds its shards taken and records nothing.
 
 Example:
   COSIGN_PASSWORD=... reseal worker --db postgres://reseal@db.example/reseal --key next.key` + exits(),
-		Flags: slices.Concat(signerFlags(), servicesFlags(), []cli.Flag{
+		Flags: slices.Concat(signerFlags(), servicesFlags(), filesFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "batch", Usage: "sign many images of a repository with one statement"},
 			&cli.Float64Flag{Name: "rate", Usage: "no more than `N` signatures a second"},
 			&cli.IntFlag{Name: "parallel", Value: 8, Usage: "work on `N` artifacts at once"},
@@ -54,13 +54,18 @@ Example:
 			if err != nil {
 				return err
 			}
+			files, closeFiles, err := a.OpenFiles(filesOptions(c))
+			if err != nil {
+				return err
+			}
+			defer closeFiles() //nolint:errcheck // nothing is left to be written
 			// The context of the command ends with the first signal, which only drains.
 			ctx, cancel := context.WithCancel(context.WithoutCancel(c.Context))
 			defer cancel()
 			drain := make(chan struct{})
 			stop := onSignals(ctx, func() { close(drain) }, cancel)
 			defer stop()
-			r, err := a.Work(ctx, app.WorkOptions{Signer: source, Services: stamps, Batch: c.Bool("batch"), Parallel: c.Int("parallel"), Rate: c.Float64("rate"),
+			r, err := a.Work(ctx, app.WorkOptions{Signer: source, Services: stamps, Files: files, Batch: c.Bool("batch"), Parallel: c.Int("parallel"), Rate: c.Float64("rate"),
 				Lease: c.Duration("lease"), Grace: c.Duration("grace"), Drain: drain, Log: slog.New(slog.NewTextHandler(ui.err, nil))})
 			if err != nil && r.Shards == 0 && ctx.Err() == nil {
 				return err

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/reseal/reseal/internal/durable"
+	"github.com/reseal/reseal/internal/files"
 	"github.com/reseal/reseal/internal/registry"
 	"github.com/reseal/reseal/internal/services"
 	"github.com/reseal/reseal/internal/store"
@@ -206,6 +207,7 @@ type ResignOptions struct {
 	Plan     string
 	Signer   signer.Source
 	Services services.Services // asked for proofs of every new signature
+	Files    resign.Files      // see App.OpenFiles
 	Apply    bool
 	Batch    bool    // one statement for many image signatures of a repository
 	Parallel int     // artifacts published at once
@@ -214,6 +216,42 @@ type ResignOptions struct {
 	Lease    time.Duration // on shards; default DefaultLease
 	Progress func(done int64, r resign.Result)
 	Failed   func(resign.Failure)
+}
+
+// FileOptions say where files are, and the signatures made of them: directories
+// that exist, or nothing.
+type FileOptions struct {
+	In       string // the files
+	Out      string // their new signatures
+	ByDigest bool   // also sign what is not there, by its digest alone
+}
+
+// OpenFiles opens the directories of files and of their signatures.
+func (a *App) OpenFiles(o FileOptions) (f resign.Files, closeAll func() error, err error) {
+	var closers []func() error
+	closeAll = func() error {
+		var errs []error
+		for _, c := range closers {
+			errs = append(errs, c())
+		}
+		return errors.Join(errs...)
+	}
+	f.ByDigest = o.ByDigest
+	if o.In != "" {
+		in, err := files.Open(o.In)
+		if err != nil {
+			return f, closeAll, fmt.Errorf("the directory of the files: %w", err)
+		}
+		closers, f.In = append(closers, in.Close), in
+	}
+	if o.Out != "" {
+		out, err := files.Open(o.Out)
+		if err != nil {
+			return f, closeAll, errors.Join(fmt.Errorf("the directory for signatures of files, which has to be there: %w", err), closeAll())
+		}
+		closers, f.Out = append(closers, out.Close), out
+	}
+	return f, closeAll, nil
 }
 
 // Services opens the services that a signing configuration chooses, if there is
@@ -358,7 +396,7 @@ func checkSignerOf(p rotate.Permission, s signer.Source) error {
 
 // engine returns what carries out an approved plan.
 func (a *App) engine(p rotate.Permission, o ResignOptions) resign.Engine {
-	return resign.Engine{Registry: a.registry(o.Apply), Store: a.store, Signer: o.Signer, Services: o.Services, Root: a.root, Plan: p.Digest(),
+	return resign.Engine{Registry: a.registry(o.Apply), Store: a.store, Signer: o.Signer, Services: o.Services, Root: a.root, Files: o.Files, Plan: p.Digest(),
 		Apply: o.Apply, Batch: o.Batch, By: a.by("re-sign for %s", p.Plan().Incident), Parallel: o.Parallel, Rate: rate.Limit(o.Rate),
 		Progress: o.Progress, Failed: o.Failed}
 }

@@ -114,6 +114,7 @@ func (a *App) MigrateQueue(ctx context.Context) error {
 type WorkOptions struct {
 	Signer   signer.Source
 	Services services.Services // asked for proofs of every new signature
+	Files    resign.Files      // see App.OpenFiles
 	Batch    bool              // one statement for many image signatures of a repository
 	Parallel int               // artifacts at once
 	Rate     float64           // signatures a second; 0: no limit
@@ -192,7 +193,7 @@ func (w *worker) work(ctx context.Context, j queue.Job, complete func(context.Co
 		return queue.ErrAgain
 	default:
 	}
-	o := ResignOptions{Plan: j.Plan, Signer: w.o.Signer, Services: w.o.Services, Apply: true, Batch: w.o.Batch,
+	o := ResignOptions{Plan: j.Plan, Signer: w.o.Signer, Services: w.o.Services, Files: w.o.Files, Apply: true, Batch: w.o.Batch,
 		Parallel: max(w.o.Parallel/shardsAtOnce, 1), Rate: w.o.Rate / shardsAtOnce, Lease: w.o.Lease}
 	l, err := w.claim(ctx, by, j.Plan, w.owner, store.ShardSelection{N: j.Shard}, claimItems, o)
 	if err != nil {

@@ -6,7 +6,9 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -16,6 +18,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -26,10 +29,16 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/sigstore/cosign/v2/pkg/cosign"
+	cbundle "github.com/sigstore/cosign/v2/pkg/cosign/bundle"
 	"github.com/sigstore/cosign/v2/pkg/oci"
+	"github.com/sigstore/cosign/v2/pkg/oci/static"
+	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	sgbundle "github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/root"
+	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/reseal/reseal/internal/registry"
 	"github.com/reseal/reseal/internal/sandbox"
@@ -91,25 +100,26 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"actor":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).actor(ts, args) },
-			"identity": func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).identity(ts, args) },
-			"image":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).image(ts, args) },
-			"sign":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).sign(ts, args) },
-			"attest":   func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).attest(ts, args) },
-			"break":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).breakIt(ts, args) },
-			"token":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).token(ts, args) },
-			"vault":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).rotate(ts, args) },
-			"blob":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).signBlob(ts, args) },
-			"lose":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).lose(ts, args) },
-			"tufrepo":  func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).repository(ts, args) },
-			"cosign":   cosignVerify,
-			"records":  writeRecords,
-			"pems":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).pems(ts) },
-			"stranger": verifyPack,
-			"exits":    checkExit,
-			"flip":     flip,
-			"plan":     saveDigest,
-			"motion":   saveDigest,
+			"actor":      func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).actor(ts, args) },
+			"identity":   func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).identity(ts, args) },
+			"image":      func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).image(ts, args) },
+			"sign":       func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).sign(ts, args) },
+			"attest":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).attest(ts, args) },
+			"break":      func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).breakIt(ts, args) },
+			"token":      func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).token(ts, args) },
+			"vault":      func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).rotate(ts, args) },
+			"blob":       func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).signBlob(ts, args) },
+			"lose":       func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).lose(ts, args) },
+			"tufrepo":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).repository(ts, args) },
+			"cosign":     cosignVerify,
+			"cosignblob": cosignBlob,
+			"records":    writeRecords,
+			"pems":       func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).pems(ts) },
+			"stranger":   verifyPack,
+			"exits":      checkExit,
+			"flip":       flip,
+			"plan":       saveDigest,
+			"motion":     saveDigest,
 		},
 	})
 }
@@ -281,11 +291,61 @@ func (w *scriptWorld) attest(ts *testscript.TestScript, args []string) {
 	})
 }
 
-// blob ACTOR FILE BUNDLE: signs a file as cosign sign-blob does.
+// blob ACTOR FILE BUNDLE [HOURS_AGO [TYPE]]: signs a file as cosign sign-blob does,
+// or attests something about it as attest-blob does. Where BUNDLE ends in .sig it is
+// a signature, and its timestamp is put beside it.
 func (w *scriptWorld) signBlob(ts *testscript.TestScript, args []string) {
-	bundle, err := w.actors[args[0]].SignBlob(context.Background(), []byte(ts.ReadFile(args[1])), sandbox.Timestamp)
+	a, file, ctx := w.actors[args[0]], []byte(ts.ReadFile(args[1])), context.Background()
+	w.at(ts, slices.Concat(args, []string{"0"})[3], func() error {
+		var raw []byte
+		var err error
+		if len(args) > 4 {
+			raw, err = a.AttestBlob(ctx, file, args[4], map[string]any{"about": args[1]}, sandbox.Timestamp)
+		} else {
+			raw, err = a.SignBlob(ctx, file, sandbox.Timestamp)
+		}
+		if err != nil {
+			return err
+		}
+		signed, bare := strings.CutSuffix(args[2], ".sig")
+		if !bare {
+			return os.WriteFile(ts.MkAbs(args[2]), raw, 0o644)
+		}
+		var b protobundle.Bundle
+		if err := protojson.Unmarshal(raw, &b); err != nil {
+			return err
+		}
+		token := b.GetVerificationMaterial().GetTimestampVerificationData().GetRfc3161Timestamps()[0].GetSignedTimestamp()
+		stamp, err := json.Marshal(cbundle.RFC3161Timestamp{SignedRFC3161Timestamp: token})
+		sig := base64.StdEncoding.EncodeToString(b.GetMessageSignature().GetSignature())
+		return errors.Join(err, os.WriteFile(ts.MkAbs(args[2]), []byte(sig), 0o644), os.WriteFile(ts.MkAbs(signed+".rfc3161.json"), stamp, 0o644))
+	})
+}
+
+// [!] cosignblob KEY FILE BUNDLE: has the cosign library verify a file with one
+// key, by a bundle or, where BUNDLE ends in .sig, by a signature.
+func cosignBlob(ts *testscript.TestScript, not bool, args []string) {
+	key, err := cryptoutils.UnmarshalPEMToPublicKey([]byte(ts.ReadFile(args[0])))
 	ts.Check(err)
-	ts.Check(os.WriteFile(ts.MkAbs(args[2]), bundle, 0o644))
+	verifier, err := signature.LoadVerifier(key, crypto.SHA256)
+	ts.Check(err)
+	material, err := root.NewTrustedRootFromPath(ts.MkAbs("root.json"))
+	ts.Check(err)
+	o := &cosign.CheckOpts{SigVerifier: verifier, TrustedMaterial: material, Offline: true, IgnoreSCT: true, IgnoreTlog: true}
+	file, text := []byte(ts.ReadFile(args[1])), ts.ReadFile(args[2])
+	if strings.HasSuffix(args[2], ".sig") {
+		sig, sigErr := static.NewSignature(file, text)
+		ts.Check(sigErr)
+		_, err = cosign.VerifyBlobSignature(context.Background(), sig, o)
+	} else {
+		var b sgbundle.Bundle
+		ts.Check(b.UnmarshalJSON([]byte(text)))
+		_, err = cosign.VerifyNewBundle(context.Background(), o, sgverify.WithArtifact(bytes.NewReader(file)), &b)
+	}
+	if (err == nil) == not {
+		ts.Fatalf("cosign says %v", err)
+	}
+	ts.Logf("cosign says %v", err)
 }
 
 // lose REFERENCE: takes every signature of an image out of the registry.

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -268,6 +269,25 @@ func (a *Actor) SignBlob(ctx context.Context, content []byte, proofs Proof) ([]b
 	b, err := sign.Bundle(&sign.PlainData{Data: content}, keypair{a}, a.options(ctx, proofs))
 	if err != nil {
 		return nil, fmt.Errorf("sandbox: signing a file by %q: %w", a.name, err)
+	}
+	return protojson.Marshal(b)
+}
+
+// AttestBlob signs a statement about content as "cosign attest-blob --bundle"
+// does and returns the Sigstore bundle. A nil predicate is an empty object.
+func (a *Actor) AttestBlob(ctx context.Context, content []byte, predicateType string, predicate any, proofs Proof) ([]byte, error) {
+	sum := sha256.Sum256(content)
+	ref, err := name.NewDigest("file.example/file@sha256:" + hex.EncodeToString(sum[:]))
+	if err != nil {
+		return nil, err
+	}
+	statement, err := makeStatement(intoto.StatementTypeUri, "", ref, predicateType, predicate)
+	if err != nil {
+		return nil, err
+	}
+	b, err := sign.Bundle(&sign.DSSEData{Data: statement, PayloadType: types.IntotoPayloadType}, keypair{a}, a.options(ctx, proofs))
+	if err != nil {
+		return nil, fmt.Errorf("sandbox: attesting a file by %q: %w", a.name, err)
 	}
 	return protojson.Marshal(b)
 }

@@ -1,6 +1,8 @@
 package inventory
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"reflect"
 	"slices"
@@ -126,6 +128,29 @@ func TestSummarises(t *testing.T) {
 	} {
 		if got := Summarises([]byte(tc.payload), tc.about); !slices.Equal(got, tc.want) {
 			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
+		}
+	}
+}
+
+// TestSummaryOfFile names a file by its digest, as it is in no registry.
+func TestSummaryOfFile(t *testing.T) {
+	t.Parallel()
+	file := Artifact{Repository: Files, Digest: Digest([]byte("a file"))}
+	s := Summary{Artifact: file, Verifier: "urn:x", Plan: Digest([]byte("plan")), Inputs: []SummaryInput{{Digest: Digest([]byte("provenance"))}}}
+	payload, err := s.Payload()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256([]byte("a file"))
+	if want := `"resourceUri":"ni:///sha-256;` + base64.RawURLEncoding.EncodeToString(sum[:]) + `"`; !strings.Contains(string(payload), want) || strings.Contains(string(payload), "oci://") {
+		t.Errorf("%s, want %s in it", payload, want)
+	}
+	if got := Summarises(payload, file); len(got) != 1 || got[0] != Digest([]byte("provenance")) {
+		t.Errorf("it summarises %v", got)
+	}
+	for _, other := range []Artifact{{Repository: "r.example/a", Digest: file.Digest}, {Repository: Files, Digest: Digest([]byte("another"))}} {
+		if got := Summarises(payload, other); got != nil {
+			t.Errorf("of %s it summarises %v", other.Ref(), got)
 		}
 	}
 }

@@ -31,7 +31,7 @@ Example:
 			&cli.StringSliceFlag{Name: "signer", Usage: "`NAME=PUBLIC_KEY_FILE` of a signer in use (repeat)"},
 			&cli.StringSliceFlag{Name: "standby", Usage: "`NAME=PUBLIC_KEY_FILE` of a signer that is trusted but not used yet (repeat)"},
 			&cli.StringFlag{Name: "trusted-root", Usage: "trusted_root.json `FILE`: which CAs, logs and timestamp authorities may prove a time"},
-			&cli.StringSliceFlag{Name: "consumer", Usage: "`NAME=FORMAT=ANCHOR_FILE` of a verifier; FORMAT is legacy or bundle (repeat)"},
+			&cli.StringSliceFlag{Name: "consumer", Usage: "`NAME=FORMAT=ANCHOR_FILE` of a verifier; FORMAT is legacy or bundle, or of files detached or blob (repeat)"},
 		),
 		Action: func(c *cli.Context) error {
 			o, err := options(c)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/sha256"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -71,6 +72,20 @@ func TestLoad(t *testing.T) {
 	if err := v.VerifySignature(bytes.NewReader(sig), bytes.NewReader(message)); err != nil {
 		t.Errorf("the signature does not verify: %v", err)
 	}
+
+	t.Run("signs a digest", func(t *testing.T) {
+		sum := sha256.Sum256(message)
+		sig, err := signer.DigestSigner(k).SignDigest(t.Context(), sum[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := v.VerifySignature(bytes.NewReader(sig), bytes.NewReader(message)); err != nil {
+			t.Errorf("the signature does not verify: %v", err)
+		}
+		if sig, err := k.SignDigest(t.Context(), sum[:20]); err == nil {
+			t.Errorf("it signs what is no digest: %x", sig)
+		}
+	})
 
 	t.Run("prints its fingerprint only", func(t *testing.T) {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {

@@ -110,6 +110,15 @@ func wantSigns(t *testing.T, k *Key) {
 	}
 }
 
+// wantSignsDigest does the same with the digest alone.
+func wantSignsDigest(t *testing.T, k *Key) {
+	t.Helper()
+	digest := sha256.Sum256([]byte("a message"))
+	if sig, err := signer.DigestSigner(k).SignDigest(t.Context(), digest[:]); err != nil || !ecdsa.VerifyASN1(k.PublicKey().(*ecdsa.PublicKey), digest[:], sig) {
+		t.Errorf("the signature over the digest does not verify: %v", err)
+	}
+}
+
 func wantError(t *testing.T, err error, says ...string) {
 	t.Helper()
 	for _, s := range says {
@@ -143,6 +152,7 @@ func TestFake(t *testing.T) {
 		t.Errorf("it is %v, want %v, %v", k.Identity(), id, err)
 	}
 	wantSigns(t, k)
+	wantSignsDigest(t, k)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
 		if got := fmt.Sprintf(verb, k); got != k.Identity().ID() {
 			t.Errorf("%s prints %q", verb, got)
@@ -259,6 +269,17 @@ func TestVault(t *testing.T) {
 		if r, s := vault.Requests(); r != reads || s != signs+50 {
 			t.Errorf("%d keys read and %d signatures made, want 0 and 50", r-reads, s-signs)
 		}
+	})
+
+	t.Run("a digest", func(t *testing.T) {
+		k := open(t, "digest", Options{})
+		wantSignsDigest(t, k)
+		if err := vault.Rotate("digest"); err != nil {
+			t.Fatal(err)
+		}
+		digest := sha256.Sum256([]byte("a message"))
+		_, err := k.SignDigest(t.Context(), digest[:])
+		wantError(t, err, "was rotated")
 	})
 
 	t.Run("rotated", func(t *testing.T) {

@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"maps"
 	"path/filepath"
@@ -11,7 +12,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	"github.com/sigstore/sigstore-go/pkg/root"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/reseal/reseal/internal/registry"
 	"github.com/reseal/reseal/internal/sandbox"
@@ -335,5 +338,53 @@ func TestImport(t *testing.T) {
 		if s.Digest != inventory.Digest(content) && s.Verified {
 			t.Errorf("a bundle verifies over another file: %+v", s)
 		}
+	}
+}
+
+// TestImportBlob takes in a signature over a file that is in files of its own.
+func TestImportBlob(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	ctx := t.Context()
+	content := []byte("a release")
+	bundle, err := b.actor.SignBlob(ctx, content, sandbox.Timestamp)
+	must(t, err)
+	var parsed protobundle.Bundle
+	must(t, protojson.Unmarshal(bundle, &parsed))
+	sig := []byte(base64.StdEncoding.EncodeToString(parsed.GetMessageSignature().GetSignature()) + "\n")
+	stamp, err := json.Marshal(map[string][]byte{"SignedRFC3161Timestamp": parsed.GetVerificationMaterial().GetTimestampVerificationData().GetRfc3161Timestamps()[0].GetSignedTimestamp()})
+	must(t, err)
+	blob, err := verify.NewBlobSignature(sig, nil, stamp)
+	must(t, err)
+	stored, err := blob.Content()
+	must(t, err)
+	full := b.verifier(t, b.root, b.actor)
+	f := File{Name: "dist/app.sig", Artifact: "app", Digest: inventory.Digest(content), Format: inventory.Blob, Content: stored, Parts: [][]byte{sig, stamp}}
+	unknown, junk := f, f
+	unknown.Name, unknown.Digest = "alone.sig", ""
+	junk.Name, junk.Content, junk.Parts = "junk.sig", []byte("junk"), nil
+	var r Imported
+	for range 2 { // nothing is there twice
+		r = Imported{}
+		must(t, Import(ctx, b.Store, full, by, []File{f, unknown, junk}, &r))
+	}
+	if want := (Imported{Files: 3, Artifacts: 2, Signatures: 2, Verified: 1, Unverified: 1, Problems: 1}); r != want {
+		t.Errorf("got %+v, want %+v", r, want)
+	}
+	for _, s := range b.signatures(t) {
+		if s.Repository != inventory.Files || s.Digest != inventory.Digest(content) || s.Format != inventory.Blob || s.Verified != (s.Content == inventory.Digest(stored)) {
+			t.Errorf("%+v", s)
+		}
+	}
+	for _, part := range [][]byte{stored, sig, stamp, []byte("junk")} {
+		if kept, err := b.Vault(ctx, inventory.Digest(part)); err != nil || string(kept) != string(part) {
+			t.Errorf("the vault has not the exact bytes of %q: %v", part, err)
+		}
+	}
+	if r := b.reverify(t, b.verifier(t, nil, b.actor)); r.Changed != 1 || b.proofs(t) != 0 {
+		t.Errorf("no root: %+v", r)
+	}
+	if r := b.reverify(t, full); r.Changed != 1 || b.proofs(t) != 1 {
+		t.Errorf("root: %+v", r)
 	}
 }

@@ -100,26 +100,26 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"actor":      func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).actor(ts, args) },
-			"identity":   func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).identity(ts, args) },
-			"image":      func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).image(ts, args) },
-			"sign":       func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).sign(ts, args) },
-			"attest":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).attest(ts, args) },
-			"break":      func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).breakIt(ts, args) },
-			"token":      func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).token(ts, args) },
-			"vault":      func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).rotate(ts, args) },
-			"blob":       func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).signBlob(ts, args) },
-			"lose":       func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).lose(ts, args) },
-			"tufrepo":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).repository(ts, args) },
-			"cosign":     cosignVerify,
-			"cosignblob": cosignBlob,
-			"records":    writeRecords,
-			"pems":       func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).pems(ts) },
-			"stranger":   verifyPack,
-			"exits":      checkExit,
-			"flip":       flip,
-			"plan":       saveDigest,
-			"motion":     saveDigest,
+			"actor":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).actor(ts, args) },
+			"identity": func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).identity(ts, args) },
+			"image":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).image(ts, args) },
+			"sign":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).sign(ts, args) },
+			"attest":   func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).attest(ts, args) },
+			"break":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).breakIt(ts, args) },
+			"token":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).token(ts, args) },
+			"vault":    func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).rotate(ts, args) },
+			"blob":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).signBlob(ts, args) },
+			"lose":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).lose(ts, args) },
+			"tufrepo":  func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).repository(ts, args) },
+			"cosign":   cosignVerify,
+			"cosigned": cosignBlob,
+			"records":  writeRecords,
+			"pems":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).pems(ts) },
+			"stranger": verifyPack,
+			"exits":    checkExit,
+			"flip":     flip,
+			"plan":     saveDigest,
+			"motion":   saveDigest,
 		},
 	})
 }
@@ -322,7 +322,7 @@ func (w *scriptWorld) signBlob(ts *testscript.TestScript, args []string) {
 	})
 }
 
-// [!] cosignblob KEY FILE BUNDLE: has the cosign library verify a file with one
+// [!] cosigned KEY FILE BUNDLE: has the cosign library verify a file with one
 // key, by a bundle or, where BUNDLE ends in .sig, by a signature.
 func cosignBlob(ts *testscript.TestScript, not bool, args []string) {
 	key, err := cryptoutils.UnmarshalPEMToPublicKey([]byte(ts.ReadFile(args[0])))

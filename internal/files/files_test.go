@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -181,6 +183,33 @@ func TestReadOnly(t *testing.T) {
 		if err := d.Create(name, []byte("content")); err == nil {
 			t.Errorf("%s was written", name)
 		}
+	}
+}
+
+// TestFullDisk writes where files can become no longer than a page: nothing of a
+// longer one is left behind.
+func TestFullDisk(t *testing.T) {
+	const inside = "RESEAL_TEST_FULL_DISK"
+	if dir := os.Getenv(inside); dir != "" {
+		signal.Ignore(syscall.SIGXFSZ)
+		must(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 4096, Max: 4096}))
+		d, err := Open(dir)
+		must(t, err)
+		must(t, d.Create("short.sig", make([]byte, 4096)))
+		if err := d.Create("long.sig", make([]byte, 4097)); !errors.Is(err, syscall.EFBIG) {
+			t.Errorf("got %v", err)
+		}
+		return
+	}
+	t.Parallel()
+	dir := t.TempDir()
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestFullDisk$")
+	cmd.Env = append(os.Environ(), inside+"="+dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	if got := there(t, dir); !slices.Equal(got, []string{"short.sig"}) {
+		t.Errorf("there are %v", got)
 	}
 }
 

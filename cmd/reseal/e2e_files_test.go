@@ -98,12 +98,12 @@ func (w *world) signFiles() {
 		if err := os.WriteFile(w.path(file), []byte(fmt.Sprintf("archive %d", n)), 0o600); err != nil {
 			return err
 		}
-		new := []string{"--key", "old.key", "--yes", "--trusted-root", "trusted_root.json", "--signing-config", timestamps}
+		by := []string{"--key", "old.key", "--yes", "--trusted-root", "trusted_root.json", "--signing-config", timestamps}
 		return errors.Join(
-			w.cosign3(append(append([]string{"sign-blob"}, new...), "--bundle", file+".sigstore.json", file)...).failure(),
+			w.cosign3(append(append([]string{"sign-blob"}, by...), "--bundle", file+".sigstore.json", file)...).failure(),
 			w.cosign2("sign-blob", "--key", "old.key", "--yes", "--tlog-upload=false", "--timestamp-server-url", w.tsa,
 				"--rfc3161-timestamp", file+".rfc3161.json", "--output-signature", file+".sig", file).failure(),
-			w.cosign3(append(append([]string{"attest-blob"}, new...), "--type", "spdxjson", "--predicate", "sbom.json", "--bundle", file+".sbom.sigstore.json", file)...).failure())
+			w.cosign3(append(append([]string{"attest-blob"}, by...), "--type", "spdxjson", "--predicate", "sbom.json", "--bundle", file+".sbom.sigstore.json", file)...).failure())
 	})
 }
 

@@ -48,7 +48,7 @@ e2e: build build-pkcs11 peers ## inventory and recover images signed by the real
 
 bench: build peers ## benchmarks beside the peers, into bin/bench.json
 	@rm -f $(BIN)/bench.jsonl $(BIN)/bench.json
-	RESEAL_BENCH_OUT=$(BIN)/bench.jsonl $(GO) test -tags bench -buildvcs=false -count=1 -p 1 -timeout 60m -v -run '^TestBench$$' ./internal/store ./inventory/scan ./verify
+	RESEAL_BENCH_OUT=$(BIN)/bench.jsonl $(GO) test -tags bench -buildvcs=false -count=1 -p 1 -timeout 60m -v -run '^TestBench$$' ./internal/store ./inventory/scan ./verify ./tuf
 	$(GO) test -buildvcs=false -count=1 -run '^TestPostgres$$' ./internal/store # installs PostgreSQL, as root, for the next
 	RESEAL_BENCH_OUT=$(BIN)/bench.jsonl $(GO) test -tags bench -buildvcs=false -count=1 -timeout 60m -v -run '^TestBenchResign$$' ./cmd/reseal
 	RESEAL_BENCH_OUT=$(BIN)/bench.jsonl $(GO) test -tags bench -buildvcs=false -count=1 -timeout 60m -v -run '^TestBench$$' ./cmd/reseal

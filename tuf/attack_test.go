@@ -404,7 +404,9 @@ func TestAttack(t *testing.T) {
 			check(t, err)
 			check(t, os.WriteFile(file, bad, 0o644))
 			_, err = Open(o.dir, Options{})
-			refused(t, err, "multiple signatures")
+			if err == nil || !strings.Contains(err.Error(), "multiple signatures") && !strings.Contains(err.Error(), "hash verification") {
+				t.Errorf("%s: %v", file, err)
+			}
 			check(t, os.WriteFile(file, good, 0o644))
 		}
 	})

@@ -109,7 +109,11 @@ func (r *Repository) commit(ctx context.Context, steps []step) error {
 	if err != nil {
 		return err
 	}
-	if err := r.writeAll(ctx, r.dir, append(files, file{pendingFile, manifest})); err != nil {
+	err = r.writeAll(ctx, r.dir, files)
+	if err == nil {
+		err = r.writeAll(ctx, r.dir, []file{{pendingFile, manifest}})
+	}
+	if err != nil {
 		return fmt.Errorf("nothing was changed: %w", err)
 	}
 	return r.finish(ctx)
@@ -136,18 +140,38 @@ func (r *Repository) finish(ctx context.Context) error {
 }
 
 func (r *Repository) carryOut(ctx context.Context, steps []step) error {
-	var revealed []file
-	for i, s := range steps {
-		dir := r.dir
-		if s.In == inPublished {
-			dir = r.published
+	for len(steps) > 0 {
+		// Steps of one kind in one place are taken together.
+		n := slices.IndexFunc(steps, func(s step) bool { return s.Do != steps[0].Do || s.In != steps[0].In })
+		if n < 0 {
+			n = len(steps)
 		}
-		if s.Do == "remove" {
+		if err := r.carryOutAlike(ctx, steps[:n]); err != nil {
+			return err
+		}
+		steps = steps[n:]
+	}
+	if err := r.remove(r.dir, pendingFile); err != nil {
+		return err
+	}
+	return r.clearPending()
+}
+
+func (r *Repository) carryOutAlike(ctx context.Context, steps []step) error {
+	dir := r.dir
+	if steps[0].In == inPublished {
+		dir = r.published
+	}
+	if steps[0].Do == "remove" {
+		for _, s := range steps {
 			if err := r.remove(dir, s.Name); err != nil {
 				return err
 			}
-			continue
 		}
+		return nil
+	}
+	files := make([]file, len(steps))
+	for i, s := range steps {
 		data, err := r.read(pendingDir + "/" + s.Digest)
 		if err != nil {
 			return err
@@ -155,24 +179,12 @@ func (r *Repository) carryOut(ctx context.Context, steps []step) error {
 		if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != s.Digest {
 			return fmt.Errorf("%s/%s is damaged: restore it from a backup", pendingDir, s.Digest)
 		}
-		if s.Do == "write" {
-			if err := r.writeAll(ctx, dir, []file{{s.Name, data}}); err != nil {
-				return err
-			}
-			continue
-		}
-		revealed = append(revealed, file{s.Name, data})
-		if i+1 == len(steps) || steps[i+1].Do != "reveal" {
-			if err := r.revealAll(ctx, revealed); err != nil {
-				return err
-			}
-			revealed = nil
-		}
+		files[i] = file{s.Name, data}
 	}
-	if err := r.remove(r.dir, pendingFile); err != nil {
-		return err
+	if steps[0].Do == "reveal" {
+		return r.revealAll(ctx, files)
 	}
-	return r.clearPending()
+	return r.writeAll(ctx, dir, files)
 }
 
 // clearPending removes what was prepared and is not wanted any more, and directories of the event that are empty.
@@ -214,7 +226,7 @@ const (
 // links the files are replaced one after the other: a crash between two renames then leaves clients unable to refresh
 // until the publication is finished.
 func (r *Repository) revealAll(ctx context.Context, files []file) error {
-	if err := os.MkdirAll(r.published, 0o755); err != nil {
+	if err := makeDir(r.published); err != nil {
 		return err
 	}
 	root, err := os.OpenRoot(r.published)
@@ -232,15 +244,17 @@ func (r *Repository) revealAll(ctx context.Context, files []file) error {
 		return err
 	}
 	if to, _ := root.Readlink(current); to != after {
+		var hidden []file
 		for _, f := range files {
-			if err := r.write(root, file{path.Join(revealDir, after, f.name), f.data}); err != nil {
-				return err
-			}
+			hidden = append(hidden, file{path.Join(revealDir, after, f.name), f.data})
 		}
 		if to != before {
-			if err := r.write(root, file{path.Join(revealDir, before, last.name), old}); err != nil {
-				return err
-			}
+			hidden = append(hidden, file{path.Join(revealDir, before, last.name), old})
+		}
+		if err := r.writeIn(ctx, root, hidden); err != nil {
+			return err
+		}
+		if to != before {
 			if err := r.link(root, before, current); errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) {
 				return r.settleRevealed(ctx, root, files)
 			} else if err != nil {
@@ -261,8 +275,10 @@ func (r *Repository) revealAll(ctx context.Context, files []file) error {
 }
 
 func (r *Repository) settleRevealed(ctx context.Context, root *os.Root, files []file) error {
-	if err := r.writeAll(ctx, r.published, files); err != nil {
-		return err
+	for _, f := range files { // one after the other
+		if err := r.writeIn(ctx, root, []file{f}); err != nil {
+			return err
+		}
 	}
 	if _, err := root.Lstat(revealDir); errors.Is(err, fs.ErrNotExist) {
 		return nil

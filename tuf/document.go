@@ -143,33 +143,44 @@ func parseRoot(data []byte) (*metadata.Metadata[metadata.RootType], error) {
 
 func parseTargets(data []byte) (*metadata.Metadata[metadata.TargetsType], error) {
 	m, err := parse(metadata.Targets(), data)
+	if err == nil {
+		err = checkTargets(m)
+	}
 	if err != nil {
 		return nil, err
 	}
+	return m, nil
+}
+
+// checkTargets refuses what the library reads and nobody can use.
+func checkTargets(m *metadata.Metadata[metadata.TargetsType]) error {
 	for name, t := range m.Signed.Targets {
 		if t == nil {
-			return nil, fmt.Errorf("malformed metadata: target %q is null", name)
+			return fmt.Errorf("malformed metadata: target %q is null", name)
 		}
 	}
-	if d := m.Signed.Delegations; d != nil {
-		for id, k := range d.Keys {
-			if k == nil {
-				return nil, fmt.Errorf("malformed metadata: key %s is null", id)
-			}
-		}
-		for _, r := range d.Roles {
-			if err := checkRole(r.Name); err != nil {
-				return nil, fmt.Errorf("malformed metadata: %w", err)
-			}
-		}
-		if d.SuccinctRoles != nil {
-			if d.SuccinctRoles.BitLength > 16 {
-				return nil, fmt.Errorf("2^%d bins are more than this version takes", d.SuccinctRoles.BitLength)
-			}
-			if err := checkRole(d.SuccinctRoles.NamePrefix); err != nil {
-				return nil, fmt.Errorf("malformed metadata: %w", err)
-			}
+	d := m.Signed.Delegations
+	if d == nil {
+		return nil
+	}
+	for id, k := range d.Keys {
+		if k == nil {
+			return fmt.Errorf("malformed metadata: key %s is null", id)
 		}
 	}
-	return m, nil
+	for _, r := range d.Roles {
+		if err := checkRole(r.Name); err != nil {
+			return fmt.Errorf("malformed metadata: %w", err)
+		}
+	}
+	if d.SuccinctRoles == nil {
+		return nil
+	}
+	if d.SuccinctRoles.BitLength > 16 {
+		return fmt.Errorf("2^%d bins are more than this version takes", d.SuccinctRoles.BitLength)
+	}
+	if err := checkRole(d.SuccinctRoles.NamePrefix); err != nil {
+		return fmt.Errorf("malformed metadata: %w", err)
+	}
+	return nil
 }

@@ -21,6 +21,7 @@ type draft struct {
 	root  *rootMeta               // nil: unchanged
 	roles map[string]*targetsMeta // those that change
 	files map[string][]byte       // new target files, by target name
+	docs  map[string]document     // of what changes, when it changes no more; nil before: see seal
 
 	expiry func(time.Duration) time.Time
 	target func(name string, t *metadata.TargetFiles) ([]byte, error) // the content of a published target
@@ -118,8 +119,22 @@ func (d *draft) rings(role string) ([]keyring, error) {
 	return append(out, ring), nil
 }
 
+// seal says that the draft changes no more, but for its signatures.
+func (d *draft) seal() { d.docs = map[string]document{} }
+
 // document returns a changed role for signing.
 func (d *draft) document(role string) (document, error) {
+	if doc, ok := d.docs[role]; ok {
+		return doc, nil
+	}
+	doc, err := d.newDocument(role)
+	if err == nil && d.docs != nil {
+		d.docs[role] = doc
+	}
+	return doc, err
+}
+
+func (d *draft) newDocument(role string) (document, error) {
 	if role == metadata.ROOT {
 		return newDocument(role, d.root)
 	}
@@ -165,6 +180,7 @@ func (d *draft) period(role string) Period {
 
 // editRoot returns root to change, one version on.
 func (d *draft) editRoot() (*metadata.RootType, error) {
+	d.docs = nil
 	if d.root == nil {
 		m, err := parseRoot(d.roots[len(d.roots)-1])
 		if err != nil {
@@ -182,6 +198,7 @@ func (d *draft) editRoot() (*metadata.RootType, error) {
 
 // edit returns a targets role to change, one version on.
 func (d *draft) edit(role string) (*metadata.TargetsType, error) {
+	d.docs = nil
 	if m := d.roles[role]; m != nil {
 		return &m.Signed, nil
 	}
@@ -204,6 +221,7 @@ func (d *draft) edit(role string) (*metadata.TargetsType, error) {
 // add begins a targets role, or begins again one that there was before: clients refuse a lower version than the
 // snapshot ever listed.
 func (d *draft) add(role string, p Period) (*metadata.TargetsType, error) {
+	d.docs = nil
 	m := metadata.Targets(d.expiry(p.expiry()))
 	if !d.empty() {
 		if before := d.Snapshot.Signed.Meta[role+".json"]; before != nil {

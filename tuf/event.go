@@ -180,6 +180,7 @@ func (r *Repository) openEvent(s *state) (eventState, *draft, error) {
 		}
 		d.files[name] = data
 	}
+	d.seal()
 	if id, err := d.id(); err != nil {
 		return e, nil, err
 	} else if id != e.ID {

@@ -29,7 +29,7 @@ func (o *org) force(t *testing.T, online person, change func(*draft), people ...
 			}
 		}
 	}
-	steps, _, err := o.repo.prepare(t.Context(), d, online.Signer)
+	steps, _, _, err := o.repo.prepare(t.Context(), d, online.Signer)
 	check(t, err)
 	check(t, o.repo.commit(t.Context(), steps))
 }

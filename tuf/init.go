@@ -57,7 +57,7 @@ func (r *Repository) init(ctx context.Context, f Founding) (*Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(r.dir, 0o755); err != nil {
+	if err := makeDir(r.dir); err != nil {
 		return nil, err
 	}
 	var e *Event

@@ -128,11 +128,11 @@ func (r *Repository) PublishRevocations(ctx context.Context, files map[string][]
 
 // publish makes a draft the published state. Its roles are signed.
 func (r *Repository) publish(ctx context.Context, d *draft, online signer.Signer, and []step) (*Publication, error) {
-	steps, out, err := r.prepare(ctx, d, online)
+	steps, next, out, err := r.prepare(ctx, d, online)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errStopped, err)
 	}
-	if out.Walked, err = r.reachable(ctx, d, steps); err != nil {
+	if out.Walked, err = r.reachable(ctx, d, next, steps); err != nil {
 		return nil, fmt.Errorf("%w: %w", errStopped, err)
 	}
 	for _, s := range steps {
@@ -143,76 +143,87 @@ func (r *Repository) publish(ctx context.Context, d *draft, online signer.Signer
 	return out, r.commit(ctx, append(steps, and...))
 }
 
-// prepare makes and checks, in memory, the files that publish a draft, in the order they are to be written.
-func (r *Repository) prepare(ctx context.Context, d *draft, online signer.Signer) ([]step, *Publication, error) {
-	var source, published []step
-	out := &Publication{Versions: map[string]int64{}, Expires: map[string]time.Time{}}
-	snapshot, timestamp := metadata.Snapshot(), metadata.Timestamp()
-	snapshot.Signed.Version, timestamp.Signed.Version = 0, 0
-	if !d.empty() {
-		var err error
-		if snapshot, err = parse(metadata.Snapshot(), d.raw[metadata.SNAPSHOT]); err != nil {
-			return nil, nil, err
-		}
-		if timestamp, err = parse(metadata.Timestamp(), d.raw[metadata.TIMESTAMP]); err != nil {
-			return nil, nil, err
-		}
-	} else {
-		delete(snapshot.Signed.Meta, "targets.json")
+// prepare makes, in memory, the files that publish a draft, in the order they are to be written, and the state that they
+// make.
+func (r *Repository) prepare(ctx context.Context, d *draft, online signer.Signer) ([]step, *state, *Publication, error) {
+	steps, next, out, err := r.prepareRoles(d)
+	if err != nil {
+		return nil, nil, nil, err
 	}
+	data, err := r.signSnapshot(ctx, d, next.Snapshot, online)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	out.Versions[metadata.SNAPSHOT], out.Expires[metadata.SNAPSHOT] = next.Snapshot.Signed.Version, next.Snapshot.Signed.Expires
+	steps.source = append(steps.source, write(inSource, roleFile(metadata.SNAPSHOT), data))
+	steps.published = append(steps.published, write(inPublished, versioned(metadata.SNAPSHOT, next.Snapshot.Signed.Version), data))
 
-	for _, name := range slices.Sorted(maps.Keys(d.files)) {
-		source = append(source, write(inSource, targetsDir+"/"+name, d.files[name]))
-		published = append(published, write(inPublished, publishedTarget(name, d.files[name]), d.files[name]))
+	next.Timestamp.Signed.Meta["snapshot.json"] = metaFile(next.Snapshot.Signed.Version, data)
+	if data, err = r.signTimestamp(ctx, d, next.Timestamp, online); err != nil {
+		return nil, nil, nil, err
 	}
-	var root []step
+	out.Versions[metadata.TIMESTAMP], out.Expires[metadata.TIMESTAMP] = next.Timestamp.Signed.Version, next.Timestamp.Signed.Expires
+	steps.source = append(steps.source, write(inSource, roleFile(metadata.TIMESTAMP), data))
+	published := append(r.only(steps.published), append(steps.root, reveal("timestamp.json", data))...)
+	return append(steps.source, published...), next, out, nil
+}
+
+// next is the state that a draft will be, its snapshot and timestamp still to be made from those before.
+func (d *draft) next() *state {
+	s := newState(d.read)
+	s.Root, s.first, s.start, s.roots = d.rootView(), d.first, d.start, slices.Clone(d.roots)
+	s.Snapshot, s.Timestamp = metadata.Snapshot(), metadata.Timestamp()
+	if d.empty() {
+		s.first, s.start = s.Root.Signed.Version, s.Root.Signed.Version
+		s.Snapshot.Signed.Version, s.Timestamp.Signed.Version = 0, 0
+		s.Snapshot.Signed.Meta, s.Timestamp.Signed.Meta = map[string]*metadata.MetaFiles{}, map[string]*metadata.MetaFiles{}
+	} else {
+		*s.Snapshot, *s.Timestamp = *d.Snapshot, *d.Timestamp
+		s.Snapshot.Signed.Meta, s.Timestamp.Signed.Meta = maps.Clone(d.Snapshot.Signed.Meta), maps.Clone(d.Timestamp.Signed.Meta)
+		maps.Copy(s.Targets, d.Targets)
+	}
+	maps.Copy(s.Targets, d.roles)
+	return s
+}
+
+type prepared struct{ source, published, root []step }
+
+func (r *Repository) prepareRoles(d *draft) (out prepared, next *state, p *Publication, err error) {
+	p = &Publication{Versions: map[string]int64{}, Expires: map[string]time.Time{}}
+	next = d.next()
+	for _, name := range slices.Sorted(maps.Keys(d.files)) {
+		out.source = append(out.source, write(inSource, targetsDir+"/"+name, d.files[name]))
+		out.published = append(out.published, write(inPublished, publishedTarget(name, d.files[name]), d.files[name]))
+	}
 	for _, role := range d.changed() {
 		doc, err := d.document(role)
 		if err != nil {
-			return nil, nil, err
+			return out, nil, nil, err
 		}
 		rings, err := d.rings(role)
 		if err != nil {
-			return nil, nil, err
+			return out, nil, nil, err
 		}
 		doc.keep(rings...) // what does not count is not published
 		data, err := doc.encode()
 		if err != nil {
-			return nil, nil, err
+			return out, nil, nil, err
 		}
-		out.Versions[role] = doc.version
+		p.Versions[role] = doc.version
 		if role == metadata.ROOT {
-			out.Expires[role] = d.root.Signed.Expires
-			source = append(source, write(inSource, historyFile(doc.version), data), write(inSource, roleFile(role), data))
-			root = append(root, reveal(versioned(role, doc.version), data))
+			p.Expires[role] = d.root.Signed.Expires
+			next.roots = append(next.roots, data)
+			out.source = append(out.source, write(inSource, historyFile(doc.version), data), write(inSource, roleFile(role), data))
+			out.root = append(out.root, reveal(versioned(role, doc.version), data))
 			continue
 		}
-		out.Expires[role] = d.roles[role].Signed.Expires
-		snapshot.Signed.Meta[role+".json"] = metaFile(doc.version, data)
-		source = append(source, write(inSource, roleFile(role), data))
-		published = append(published, write(inPublished, versioned(role, doc.version), data))
+		p.Expires[role] = d.roles[role].Signed.Expires
+		next.Snapshot.Signed.Meta[role+".json"] = metaFile(doc.version, data)
+		out.source = append(out.source, write(inSource, roleFile(role), data))
+		out.published = append(out.published, write(inPublished, versioned(role, doc.version), data))
 	}
-	for _, s := range r.gone(d) {
-		source = append(source, s)
-	}
-
-	data, err := r.signOnline(ctx, d, snapshot, online)
-	if err != nil {
-		return nil, nil, err
-	}
-	out.Versions[metadata.SNAPSHOT], out.Expires[metadata.SNAPSHOT] = snapshot.Signed.Version, snapshot.Signed.Expires
-	source = append(source, write(inSource, roleFile(metadata.SNAPSHOT), data))
-	published = append(published, write(inPublished, versioned(metadata.SNAPSHOT, snapshot.Signed.Version), data))
-
-	timestamp.Signed.Meta["snapshot.json"] = metaFile(snapshot.Signed.Version, data)
-	if data, err = r.signTimestamp(ctx, d, timestamp, online); err != nil {
-		return nil, nil, err
-	}
-	out.Versions[metadata.TIMESTAMP], out.Expires[metadata.TIMESTAMP] = timestamp.Signed.Version, timestamp.Signed.Expires
-	source = append(source, write(inSource, roleFile(metadata.TIMESTAMP), data))
-	published = append(published, root...)
-	published = append(published, reveal("timestamp.json", data))
-	return append(source, r.only(published)...), out, nil
+	out.source = append(out.source, r.gone(d)...)
+	return out, next, p, nil
 }
 
 // gone lists the target files that no role lists any more. Only the repository's own copy goes: clients that have not
@@ -239,8 +250,8 @@ func (r *Repository) gone(d *draft) []step {
 	return out
 }
 
-// signOnline makes the next snapshot.
-func (r *Repository) signOnline(ctx context.Context, d *draft, m *metadata.Metadata[metadata.SnapshotType], online signer.Signer) ([]byte, error) {
+// signSnapshot makes the next snapshot of m.
+func (r *Repository) signSnapshot(ctx context.Context, d *draft, m *metadata.Metadata[metadata.SnapshotType], online signer.Signer) ([]byte, error) {
 	var err error
 	if m.Signed.Version, err = nextVersion(metadata.SNAPSHOT, m.Signed.Version); err != nil {
 		return nil, err
@@ -276,31 +287,8 @@ func signRole[T metadata.Roles](ctx context.Context, d *draft, role string, m *m
 	return doc.encode()
 }
 
-// reachable verifies the repository as it will be, and walks clients to it.
-func (r *Repository) reachable(ctx context.Context, d *draft, steps []step) ([]Walked, error) {
-	files := map[string][]byte{}
-	for _, s := range steps {
-		if s.In == inSource && s.data != nil {
-			files[s.Name] = s.data
-		}
-	}
-	next, err := load(func(name string) ([]byte, error) {
-		if data, ok := files[name]; ok {
-			return data, nil
-		}
-		return r.read(name)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("clients would refuse the result: %w", err)
-	}
-	for _, role := range d.changed() {
-		if role == metadata.ROOT {
-			continue
-		}
-		if _, err := next.role(role); err != nil {
-			return nil, fmt.Errorf("clients would refuse the result: %w", err)
-		}
-	}
+// reachable walks clients to what a draft will be.
+func (r *Repository) reachable(ctx context.Context, d *draft, next *state, steps []step) ([]Walked, error) {
 	if !d.empty() {
 		for name := range d.Snapshot.Signed.Meta {
 			if next.Snapshot.Signed.Meta[name] == nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"time"
 
@@ -50,7 +49,7 @@ func Rebuild(ctx context.Context, dir string, o Options, mirror Mirror, pinned [
 }
 
 func (r *Repository) rebuild(ctx context.Context, mirror Mirror, pinned []byte) (out *Rebuilt, err error) {
-	if err := os.MkdirAll(r.dir, 0o755); err != nil {
+	if err := makeDir(r.dir); err != nil {
 		return nil, err
 	}
 	unlock, err := durable.Lock(ctx, r.dir)
@@ -117,9 +116,10 @@ func (r *Repository) rebuild(ctx context.Context, mirror Mirror, pinned []byte) 
 	for _, role := range slices.Sorted(maps.Keys(s.raw)) {
 		files = append(files, file{roleFile(role), s.raw[role]})
 	}
-	files = append(files, file{roleFile(metadata.ROOT), s.roots[len(s.roots)-1]})
-	if err := r.writeAll(ctx, r.dir, files); err != nil {
-		return nil, err
+	for _, f := range [][]file{files, {{roleFile(metadata.ROOT), s.roots[len(s.roots)-1]}}} {
+		if err := r.writeAll(ctx, r.dir, f); err != nil {
+			return nil, err
+		}
 	}
 	if _, err := r.load(); err != nil {
 		return nil, err
@@ -199,11 +199,12 @@ func fetchState(ctx context.Context, mirror Mirror, pinned []byte) (*state, erro
 		}
 		file := versioned(at.role, meta.Version)
 		data, err := mirror(ctx, file, limitOf(meta))
+		var m *targetsMeta
 		if err == nil {
-			_, err = parseTargets(data)
+			m, err = s.UpdateDelegatedTargets(data, at.role, at.by)
 		}
 		if err == nil {
-			_, err = s.UpdateDelegatedTargets(data, at.role, at.by)
+			err = checkTargets(m)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)

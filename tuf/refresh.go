@@ -80,10 +80,8 @@ func (r *Repository) refresh(ctx context.Context, online signer.Signer, force bo
 }
 
 func (r *Repository) publishTimestamp(ctx context.Context, d *draft, online signer.Signer) (*Publication, error) {
-	m, err := parse(metadata.Timestamp(), d.raw[metadata.TIMESTAMP])
-	if err != nil {
-		return nil, err
-	}
+	next := d.next()
+	m := next.Timestamp
 	data, err := r.signTimestamp(ctx, d, m, online)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errStopped, err)
@@ -91,7 +89,7 @@ func (r *Repository) publishTimestamp(ctx context.Context, d *draft, online sign
 	steps := []step{write(inSource, roleFile(metadata.TIMESTAMP), data), reveal("timestamp.json", data)}
 	out := &Publication{Versions: map[string]int64{metadata.TIMESTAMP: m.Signed.Version},
 		Expires: map[string]time.Time{metadata.TIMESTAMP: m.Signed.Expires}, Files: []string{"timestamp.json"}}
-	if out.Walked, err = r.reachable(ctx, d, steps); err != nil {
+	if out.Walked, err = r.reachable(ctx, d, next, steps); err != nil {
 		return nil, fmt.Errorf("%w: %w", errStopped, err)
 	}
 	return out, r.commit(ctx, steps)

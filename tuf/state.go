@@ -157,12 +157,13 @@ func (s *state) fetch(role, delegator string) (m *targetsMeta, err error) {
 		return nil, fmt.Errorf("%s is missing: %w", name, fs.ErrNotExist)
 	}
 	if err == nil {
-		_, err = parseTargets(data)
-	}
-	if err == nil {
 		m, err = s.UpdateDelegatedTargets(data, role, delegator)
 	}
+	if err == nil {
+		err = checkTargets(m)
+	}
 	if err != nil {
+		delete(s.Targets, role)
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	s.raw[role] = data

@@ -48,10 +48,6 @@ type walk struct {
 // walkURL is never connected to. The cache of a client is named after it.
 const walkURL = "http://walk.invalid"
 
-// sample is how many of the wanted targets a client from an old root asks for: once it has reached the state it is no
-// different from one that began with the newest root, which asks for all.
-const sample = 3
-
 // Walk walks clients to what is published, without changing anything: one from every root there ever was.
 func (r *Repository) Walk(ctx context.Context) ([]Walked, error) {
 	s, err := r.load()
@@ -122,7 +118,9 @@ func (r *Repository) walk(ctx context.Context, w walk) ([]Walked, error) {
 			}
 		}
 		group.Go(func() error {
-			if err := w.arrive(at, root, cache, at.Root == newest || at.Cached, f, now); err != nil {
+			// What comes after refreshing is the same for all: one of each kind asks for every target.
+			all := at.Cached == (at.Client == "sigstore-go") && (at.Root == newest || at.Cached) || w.before.empty()
+			if err := w.arrive(at, root, cache, all, f, now); err != nil {
 				return fmt.Errorf("a client would not follow (%s): %w", at, err)
 			}
 			return ctx.Err()
@@ -165,7 +163,7 @@ func (w walk) arrive(at Walked, root []byte, cache string, all bool, f fetcherOf
 		}
 		get = c.GetTarget
 	} else {
-		up, err := w.goTUF(root, cache, f, now)
+		up, err := w.goTUF(root, cache, all, f, now)
 		if err != nil {
 			return err
 		}
@@ -178,11 +176,10 @@ func (w walk) arrive(at Walked, root []byte, cache string, all bool, f fetcherOf
 			return data, err
 		}
 	}
-	n := 0
+	if !all {
+		return nil
+	}
 	for name, want := range w.want {
-		if n++; n > sample && !all {
-			break
-		}
 		got, err := get(name)
 		if err != nil {
 			return fmt.Errorf("target %s: %w", name, err)
@@ -191,10 +188,7 @@ func (w walk) arrive(at Walked, root []byte, cache string, all bool, f fetcherOf
 			return fmt.Errorf("target %s: it gets other content", name)
 		}
 	}
-	for i, name := range w.gone {
-		if i >= sample && !all {
-			break
-		}
+	for _, name := range w.gone {
 		if _, err := get(name); err == nil {
 			return fmt.Errorf("target %s was removed, and it still gets it", name)
 		}
@@ -203,7 +197,7 @@ func (w walk) arrive(at Walked, root []byte, cache string, all bool, f fetcherOf
 }
 
 // goTUF refreshes go-tuf's updater and checks that it sees the state that is to be reached.
-func (w walk) goTUF(root []byte, cache string, f fetcherOf, now time.Time) (*updater.Updater, error) {
+func (w walk) goTUF(root []byte, cache string, all bool, f fetcherOf, now time.Time) (*updater.Updater, error) {
 	cfg, err := config.New(walkURL, root)
 	if err != nil {
 		return nil, err
@@ -238,7 +232,10 @@ func (w walk) goTUF(root []byte, cache string, f fetcherOf, now time.Time) (*upd
 		}
 	}
 	for _, role := range w.roles {
-		name := w.after.probe(role)
+		name := ""
+		if all {
+			name = w.after.probe(role)
+		}
 		if name == "" {
 			continue
 		}

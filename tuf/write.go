@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"runtime"
+	"slices"
 )
 
 // A file is one to be stored, by its slash-separated path below a directory.
@@ -20,9 +22,12 @@ type file struct {
 // and what a killed writer left is replaced by the next one instead of piling up.
 const tempName = ".reseal.tmp"
 
-// writeAll stores files below dir in order, each as write does. It stops at the first error and leaves what it wrote.
+// writeAll stores files below dir, in their order as far as the file system keeps one: a reader finds, at any time and
+// after a crash of the process or of the machine, either what was there before or all of a file. When writeAll returns
+// nil they are durable. It stops at the first error and leaves what it wrote. What has to be there before something else
+// is belongs into a call of its own.
 func (r *Repository) writeAll(ctx context.Context, dir string, files []file) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := makeDir(dir); err != nil {
 		return err
 	}
 	root, err := os.OpenRoot(dir) // no path, not even by way of a symbolic link, leads out of it
@@ -30,26 +35,59 @@ func (r *Repository) writeAll(ctx context.Context, dir string, files []file) err
 		return err
 	}
 	defer root.Close()
+	return r.writeIn(ctx, root, files)
+}
+
+func (r *Repository) writeIn(ctx context.Context, root *os.Root, files []file) error {
+	var dirs []string // each once: with many files, syncing them is most of the work
 	for _, f := range files {
 		if err := ctx.Err(); err != nil {
 			return err
+		}
+		at := path.Dir(f.name)
+		if !slices.Contains(dirs, at) {
+			// Also those that are found are synced: the writer that made them may have been killed before it could.
+			if err := mkdirAll(root, at); err != nil {
+				return fmt.Errorf("write %s: %w", f.name, err)
+			}
+			dirs = append(dirs, at)
 		}
 		if err := r.write(root, f); err != nil {
 			return fmt.Errorf("write %s: %w", f.name, err)
 		}
 	}
+	for _, d := range dirs {
+		if err := syncDir(root, d); err != nil {
+			return err
+		}
+		if err := r.reach("synced", d); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// write stores f so that a reader finds, at any time and after a crash of the process or of the machine, either what
-// was there before or all of f; and so that f is durable when write returns nil.
+// makeDir makes a directory that lasts; a parent that may not be read cannot be synced.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	parent, err := os.OpenRoot(filepath.Dir(dir))
+	if err != nil {
+		return nil
+	}
+	defer parent.Close()
+	return syncDir(parent, ".")
+}
+
+// write puts f in place of what has its name, in a directory that exists. The content is durable, its name not yet.
 func (r *Repository) write(root *os.Root, f file) error {
 	dir := path.Dir(f.name)
 	temp := path.Join(dir, tempName)
 	if err := r.reach("start", f.name); err != nil {
-		return err
-	}
-	if err := mkdirAll(root, dir); err != nil {
 		return err
 	}
 	if err := root.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -79,13 +117,7 @@ func (r *Repository) write(root *os.Root, f file) error {
 	if err := root.Rename(temp, f.name); err != nil {
 		return err
 	}
-	if err := r.reach("renamed", f.name); err != nil {
-		return err
-	}
-	if err := syncDir(root, dir); err != nil {
-		return err
-	}
-	return r.reach("done", f.name)
+	return r.reach("renamed", f.name)
 }
 
 // link makes name a symbolic link to target, which is relative to name's directory, in place of what has that name.
@@ -145,8 +177,7 @@ func (r *Repository) reach(point, name string) error {
 	return r.hook(point, name)
 }
 
-// mkdirAll makes dir and its parents durable. It also syncs directories it finds, since the writer that made them may
-// have been killed before it could.
+// mkdirAll makes dir and its parents durable.
 func mkdirAll(root *os.Root, dir string) error {
 	if dir == "." {
 		return nil

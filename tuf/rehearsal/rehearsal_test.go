@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -196,6 +197,44 @@ func playPair(t *testing.T, rotation, recovery Scenario) map[string]int {
 		t.Fatal(err)
 	}
 	return c.walks
+}
+
+// TestAttack plays the recoveries from an attacker alone, to be found by name: what they serve afterwards is refused by
+// everybody who saw the recovery.
+func TestAttack(t *testing.T) {
+	for _, tc := range []struct{ name string }{
+		{"online key stolen, fast-forward"},
+		{"targets keys stolen"},
+		{"snapshot rolled back"},
+		{"root key stolen, below threshold"},
+		{"root keys stolen, at threshold"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			c := newCrowd(t)
+			attacks, refusals := 0, 0
+			w, err := Found(t.Context(), t.TempDir(), 0, func(ctx context.Context, s Stage) error {
+				if s.Attack {
+					attacks++
+				}
+				if s.Refused {
+					refusals++
+				}
+				return c.watch(ctx, s)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			all := Recoveries()
+			i := slices.IndexFunc(all, func(s Scenario) bool { return s.Name == tc.name })
+			if err := w.Play(t.Context(), all[i]); err != nil {
+				t.Fatal(err)
+			}
+			if attacks == 0 || refusals == 0 {
+				t.Errorf("%d attacks, %d of them refused", attacks, refusals)
+			}
+		})
+	}
 }
 
 // TestOneLine plays everything in one world: every root of a long line leads to its end. In between only those look

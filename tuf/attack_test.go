@@ -189,6 +189,21 @@ func TestAttack(t *testing.T) {
 			t.Errorf("the holder is not told: %s", got)
 		}
 	})
+	t.Run("names that hide what is said", func(t *testing.T) {
+		o := newOrg(t)
+		o.propose(t, SetThreshold{"root", 3}, SetTarget{Name: "x.json", Data: []byte("x")})
+		f := o.request(t)
+		const hides = `\u001b[2K\u202e`
+		f.After["root"] = edit(t, f.After["root"], "@alice", "@alice"+hides)
+		f.After["targets"] = edit(t, f.After["targets"], `"x.json"`, `"x.json`+hides+`"`)
+		f.By, f.Reason = "\x1b[1A", "\u202e"
+		q, err := ReadRequest(seal(t, &f), o.pinned, Options{})
+		check(t, err)
+		got := fmt.Sprint(q.Diff())
+		if strings.ContainsAny(got, "\x1b\u202e") || strings.Count(got, `\u001b`) < 3 {
+			t.Errorf("got %q", got)
+		}
+	})
 	t.Run("request with countless bins", func(t *testing.T) {
 		o := newOrg(t)
 		o.propose(t, AddRole{Name: "files", Paths: []string{"files/*"}, Holders: []Holder{o.holders[0].Holder}, Threshold: 1, BinBits: 1})

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
@@ -51,7 +52,7 @@ func (r *Repository) Diff() (Diff, error) {
 		return Diff{}, fmt.Errorf("tuf: diff: %w", err)
 	}
 	out := d.diff(r.guard, r.now())
-	out.Event, out.By, out.Reason = e.ID, e.By, e.Reason
+	out.Event, out.By, out.Reason = e.ID, visible(e.By), visible(e.Reason)
 	return out, nil
 }
 
@@ -81,11 +82,25 @@ type words struct {
 }
 
 func (w *words) say(what, format string, args ...any) {
-	w.Changes = append(w.Changes, Line{what, fmt.Sprintf(format, args...)})
+	w.Changes = append(w.Changes, Line{what, visible(fmt.Sprintf(format, args...))})
 }
 
 func (w *words) warn(format string, args ...any) {
-	w.Warnings = append(w.Warnings, fmt.Sprintf(format, args...))
+	w.Warnings = append(w.Warnings, visible(fmt.Sprintf(format, args...)))
+}
+
+// visible spells out characters by which names that others chose could hide what is said: those that move a terminal's
+// cursor or turn the direction of text.
+func visible(text string) string {
+	var b strings.Builder
+	for _, c := range text {
+		if unicode.IsPrint(c) {
+			b.WriteRune(c)
+		} else {
+			fmt.Fprintf(&b, "\\u%04x", c)
+		}
+	}
+	return b.String()
 }
 
 // keyWords describes a key so that its holder can compare it.
@@ -259,10 +274,7 @@ func (w *words) root(old, new *rootMeta) {
 	w.versions(a.Version, b.Version, a.Expires, b.Expires)
 	p, ok := periodIn(b.UnrecognizedFields)
 	w.expiresWithin(p, ok, b.Expires)
-	var roles []string
-	for _, name := range []string{metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP} {
-		roles = append(roles, name)
-	}
+	roles := []string{metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP}
 	for _, m := range []map[string]*metadata.Role{a.Roles, b.Roles} {
 		for _, name := range slices.Sorted(maps.Keys(m)) {
 			if !slices.Contains(roles, name) {

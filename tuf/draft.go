@@ -399,7 +399,7 @@ func (d *draft) validate() error {
 			return fmt.Errorf("threshold %d of %d keys for role %q: it must be between 1 and the number of keys", ring.threshold, len(ring.ids), ring.role)
 		}
 		for f := range seen {
-			if ring.role == revocationsRole && offline[f] != "" {
+			if of := offline[f]; ring.role == revocationsRole && (of == metadata.ROOT || of == metadata.TARGETS) {
 				return fmt.Errorf("a key of role %q is a key of %s: the responders need keys of their own, since a key on call must not be able to do more", ring.role, offline[f])
 			}
 			if offline[f] == "" && ring.role != metadata.SNAPSHOT && ring.role != metadata.TIMESTAMP {

@@ -144,6 +144,15 @@ func TestRepublish(t *testing.T) {
 	for _, name := range []string{"files/one", "dir/two.json", "trusted_root.json"} {
 		o.sigstoreTarget(t, t.TempDir(), name)
 	}
+	// What has expired is no reason not to: it is renewed afterwards.
+	old := newOrgIn(t, t.TempDir(), ago(10*day), nil)
+	old.repo, err = Open(old.dir, Options{})
+	check(t, err)
+	check(t, os.RemoveAll(old.published))
+	_, err = old.repo.Republish(t.Context())
+	check(t, err)
+	_, err = old.repo.Refresh(t.Context(), old.online.Signer, false)
+	check(t, err)
 	// A target that is in neither directory any more is named.
 	check(t, os.RemoveAll(filepath.Join(o.published, "targets", "dir")))
 	check(t, os.RemoveAll(filepath.Join(o.dir, "targets", "dir")))

@@ -340,12 +340,14 @@ func (s *state) take(before map[string]json.RawMessage) error {
 }
 
 // Event returns the id of the event that the request is of, and who proposes it and why, in their own words.
-func (q *Request) Event() (id, by, reason string) { return q.file.Event, q.file.By, q.file.Reason }
+func (q *Request) Event() (id, by, reason string) {
+	return q.file.Event, visible(q.file.By), visible(q.file.Reason)
+}
 
 // Diff says what signing the request would change.
 func (q *Request) Diff() Diff {
 	d := q.draft.diff(q.guard, q.now)
-	d.Event, d.By, d.Reason = q.file.Event, q.file.By, q.file.Reason
+	d.Event, d.By, d.Reason = q.Event()
 	return d
 }
 

@@ -5,6 +5,12 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/sha256"
+
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha512"
+	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -112,6 +118,58 @@ func TestLoad(t *testing.T) {
 			t.Errorf("as JSON it is %s, %v", raw, err)
 		}
 	})
+}
+
+// TestLoadPure signs as TUF clients verify, where cosign has its own way.
+func TestLoadPure(t *testing.T) {
+	t.Parallel()
+	edPublic, ed, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	message := []byte("a message")
+	for name, tc := range map[string]struct {
+		key    crypto.Signer
+		verify func(sig []byte) bool
+		cosign bool // signs alike for cosign
+	}{
+		"Ed25519": {ed, func(sig []byte) bool { return ed25519.Verify(edPublic, message, sig) }, false},
+		"P-384": {p384, func(sig []byte) bool {
+			d := sha512.Sum384(message)
+			return ecdsa.VerifyASN1(&p384.PublicKey, d[:], sig)
+		}, true},
+	} {
+		der, err := x509.MarshalPKCS8PrivateKey(tc.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain := filepath.Join(t.TempDir(), "key.pem")
+		if err := os.WriteFile(plain, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		keys, err := cosign.ImportKeyPair(plain, pass2(password))
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := write(t, keys.PrivateBytes)
+		for how, load := range map[bool]func(string, func() ([]byte, error)) (Key, error){true: LoadPure, false: Load} {
+			k, err := load(file, pass(password))
+			if err != nil {
+				t.Fatal(err)
+			}
+			sig, err := k.Sign(t.Context(), message)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := tc.verify(sig), how || tc.cosign; got != want {
+				t.Errorf("%s, pure %v: verifies %v, want %v", name, how, got, want)
+			}
+		}
+	}
 }
 
 func TestLoadRefuses(t *testing.T) {

@@ -185,14 +185,7 @@ func playPair(t *testing.T, rotation, recovery Scenario) map[string]int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if recovery.Behind > 0 {
-		w.watch = func(context.Context, Stage) error { return nil } // nobody lives in the past
-	}
-	err = w.Play(t.Context(), rotation)
-	w.watch = c.watch
-	if err == nil {
-		err = w.Play(t.Context(), recovery)
-	}
+	err = w.Play(t.Context(), rotation, recovery)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -243,7 +243,17 @@ func (r *Repository) revealAll(ctx context.Context, files []file) error {
 	case err != nil:
 		return err
 	}
-	if to, _ := root.Readlink(current); to != after {
+	to, _ := root.Readlink(current)
+	if to != "" {
+		// What is there is of this change, or of another that was abandoned when the repository was restored.
+		if data, err := root.ReadFile(path.Join(revealDir, after, last.name)); err != nil || string(data) != string(last.data) {
+			if err := r.abandon(ctx, root); err != nil {
+				return err
+			}
+			to = ""
+		}
+	}
+	if to != after {
 		var hidden []file
 		for _, f := range files {
 			hidden = append(hidden, file{path.Join(revealDir, after, f.name), f.data})
@@ -293,6 +303,30 @@ func (r *Repository) settleRevealed(ctx context.Context, root *os.Root, files []
 		return err
 	}
 	return syncDir(root, ".")
+}
+
+// abandon puts plain files in place of all links, with what they lead to, and removes those that lead nowhere.
+func (r *Repository) abandon(ctx context.Context, root *os.Root) error {
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return err
+	}
+	var files []file
+	for _, e := range entries {
+		if to, err := root.Readlink(e.Name()); err != nil || path.Dir(to) != current {
+			continue
+		}
+		data, err := root.ReadFile(e.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			err = root.Remove(e.Name())
+		} else if err == nil {
+			files = append(files, file{e.Name(), data})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return r.settleRevealed(ctx, root, files)
 }
 
 func isLink(root *os.Root, name string) bool {

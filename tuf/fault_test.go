@@ -203,6 +203,52 @@ func TestFault(t *testing.T) {
 	}
 }
 
+// A change of roots that was cut off, and whose repository was then restored from a backup that knows nothing of it, is
+// in nobody's way.
+func TestAbandonedReveal(t *testing.T) {
+	base := &scene{*newOrg(t), ""}
+	base.root = filepath.Dir(base.dir)
+	online := newP256(t, "")
+	for _, at := range []string{before, after} {
+		s := base.copyTo(t, filepath.Join(t.TempDir(), "scene"))
+		backup := filepath.Join(t.TempDir(), "backup")
+		check(t, os.CopyFS(backup, os.DirFS(s.dir)))
+		var err error
+		s.repo, err = Open(s.dir, Options{})
+		check(t, err)
+		s.propose(t, SetOnline{Online{online.Key, "x"}})
+		s.sign(t, s.holders...)
+		seen := 0
+		s.repo.hook = func(point, name string) error {
+			if name == "2.root.json" && point == "renamed" && at == before || name == current && point == "renamed" && at == after {
+				if seen++; at == before || seen == 2 {
+					return errCrash
+				}
+			}
+			return nil
+		}
+		if _, err := s.repo.Publish(t.Context(), online.Signer); !errors.Is(err, errCrash) {
+			t.Fatal(err)
+		}
+		check(t, os.RemoveAll(filepath.Join(s.dir, "event")))
+		check(t, os.RemoveAll(filepath.Join(s.dir, "metadata")))
+		check(t, os.CopyFS(filepath.Join(s.dir, "metadata"), os.DirFS(filepath.Join(backup, "metadata"))))
+		s.repo, err = Open(s.dir, Options{})
+		check(t, err)
+		_, err = s.repo.Republish(t.Context())
+		check(t, err)
+		s.propose(t, SetThreshold{"root", 3})
+		s.sign(t, s.holders...)
+		s.publish(t)
+		if data, err := look("go-tuf", s.published, s.pinned, t.TempDir(), "trusted_root.json"); err != nil || string(data) != string(s.trustedRoot) {
+			t.Errorf("%s: %q, %v", at, data, err)
+		}
+		if leftovers(t, s.dir) {
+			t.Errorf("%s: something is left over", at)
+		}
+	}
+}
+
 // leftovers reports whether temporary files or links are left in a repository.
 func leftovers(t *testing.T, dir string) bool {
 	t.Helper()

@@ -29,7 +29,7 @@ type Scenario struct {
 const day = 24 * time.Hour
 
 // evil is what attackers want clients to get.
-var evil = []byte(`{"state":"evil"}`)
+const evil = "evil"
 
 // FastForward is the version that an attacker raises metadata to.
 const FastForward = 1 << 40
@@ -127,7 +127,7 @@ func Rotations() []Scenario {
 			return w.look(ctx, "removed")
 		}},
 		{Name: "several at once", play: func(ctx context.Context, w *World) error {
-			in, err := w.holder("@mike", P384)
+			in, err := w.holder("@mike", P256)
 			if err != nil {
 				return err
 			}
@@ -291,13 +291,13 @@ func targetsStolen(ctx context.Context, w *World) error {
 	if err != nil {
 		return err
 	}
-	if err := a.target(ctx, Target, evil, w.stolen(thieves...)...); err != nil {
+	if err := a.target(ctx, Target, w.content(evil), w.stolen(thieves...)...); err != nil {
 		return err
 	}
 	if err := a.serve(ctx, a.timestamp.Signed.Version+10, w.online); err != nil {
 		return err
 	}
-	if err := w.show(ctx, Stage{Step: "attack", Served: a.dir, Attack: true, Want: evil}); err != nil {
+	if err := w.show(ctx, Stage{Step: "attack", Served: a.dir, Attack: true, Want: w.content(evil)}); err != nil {
 		return err
 	}
 	known := a.targets.Signed.Version - 1
@@ -333,7 +333,7 @@ func targetsStolen(ctx context.Context, w *World) error {
 	if a, err = w.attack("targets-stolen-again"); err != nil {
 		return err
 	}
-	if err := a.target(ctx, Target, evil, stolen...); err != nil {
+	if err := a.target(ctx, Target, w.content(evil), stolen...); err != nil {
 		return err
 	}
 	if err := a.serve(ctx, a.timestamp.Signed.Version+20, old); err != nil {
@@ -394,7 +394,7 @@ func rootBelow(ctx context.Context, w *World) error {
 		if err := a.usurp(ctx, own, stolen...); err != nil {
 			return err
 		}
-		if err := a.target(ctx, Target, evil, own); err != nil {
+		if err := a.target(ctx, Target, w.content(evil), own); err != nil {
 			return err
 		}
 		if err := a.serve(ctx, a.timestamp.Signed.Version+10, own); err != nil {
@@ -548,13 +548,13 @@ func rootAt(ctx context.Context, w *World) error {
 	if err := a.usurp(ctx, own, w.stolen(admins[:threshold]...)...); err != nil {
 		return err
 	}
-	if err := a.target(ctx, Target, evil, own); err != nil {
+	if err := a.target(ctx, Target, w.content(evil), own); err != nil {
 		return err
 	}
 	if err := a.serve(ctx, FastForward, own); err != nil {
 		return err
 	}
-	if err := w.show(ctx, Stage{Step: "attack", Served: a.dir, Attack: true, Want: evil}); err != nil {
+	if err := w.show(ctx, Stage{Step: "attack", Served: a.dir, Attack: true, Want: w.content(evil)}); err != nil {
 		return err
 	}
 	return w.newLine(ctx, a)
@@ -587,7 +587,7 @@ func (w *World) newLine(ctx context.Context, a *attacker) error {
 	if err != nil {
 		return err
 	}
-	line := &World{Dir: filepath.Join(dir, "repository"), Published: filepath.Join(dir, "web"), base: w.base, watch: w.watch, step: w.step,
+	line := &World{Dir: filepath.Join(dir, "repository"), Published: filepath.Join(dir, "web"), base: w.base, watch: w.watch, step: w.step, content: w.content,
 		holders: map[string][]signer.Signer{}, current: map[string]tuf.Holder{}, files: map[string][]byte{}, changes: w.changes}
 	for name, data := range files {
 		if !strings.Contains(name, "/") {

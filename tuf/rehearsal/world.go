@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
@@ -48,6 +49,7 @@ type World struct {
 	online  signer.Signer
 	behind  time.Duration // how far the organisation's clock is behind the real one
 	files   map[string][]byte
+	content Content
 	changes int
 	watch   func(context.Context, Stage) error
 	step    Stage
@@ -116,10 +118,23 @@ func (w *World) options() tuf.Options {
 	return o
 }
 
+// A Content makes what Target says in a state that is told by a number, or, for "evil", what attackers want clients to
+// get. The same state has the same content.
+type Content func(state string) []byte
+
+func plain(state string) []byte {
+	return fmt.Appendf(nil, `{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1","state":%q}`, state)
+}
+
 // Found makes a world in dir whose organisation lives that far in the past: root and targets are held by @alice, @bob
 // and @carol, two of whom must sign, revocations by @dave and @erin, both of whom must.
 func Found(ctx context.Context, dir string, behind time.Duration, watch func(context.Context, Stage) error) (*World, error) {
-	w := &World{Dir: filepath.Join(dir, "repository"), Published: filepath.Join(dir, "web"), base: dir, behind: behind, watch: watch,
+	return FoundWith(ctx, dir, behind, plain, watch)
+}
+
+// FoundWith is [Found] with a Target that clients can make use of.
+func FoundWith(ctx context.Context, dir string, behind time.Duration, content Content, watch func(context.Context, Stage) error) (*World, error) {
+	w := &World{Dir: filepath.Join(dir, "repository"), Published: filepath.Join(dir, "web"), base: dir, behind: behind, watch: watch, content: content,
 		holders: map[string][]signer.Signer{}, current: map[string]tuf.Holder{}, files: map[string][]byte{}}
 	if err := w.found(ctx, map[string]string{"@alice": Ed25519, "@bob": P256, "@carol": P256, "@dave": P256, "@erin": Ed25519}); err != nil {
 		return nil, err
@@ -154,7 +169,7 @@ func (w *World) found(ctx context.Context, kinds map[string]string) error {
 // note changes what is published, so that clients can tell one state from another.
 func (w *World) note() []byte {
 	w.changes++
-	w.files[Target] = fmt.Appendf(nil, `{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1","state":%d}`, w.changes)
+	w.files[Target] = w.content(strconv.Itoa(w.changes))
 	w.files["signing_config.v0.2.json"] = []byte(`{"mediaType":"application/vnd.dev.sigstore.signingconfig.v0.2+json"}`)
 	return w.files[Target]
 }

@@ -44,7 +44,7 @@ e2e: build build-pkcs11 peers ## inventory and recover images signed by the real
 	$(GO) test -buildvcs=false -count=1 ./internal/registry
 	$(GO) test -buildvcs=false -count=1 -run '^TestPostgres$$' ./internal/store # installs PostgreSQL, as root, for the tests below
 	CGO_ENABLED=1 $(GO) test -tags pkcs11key -buildvcs=false -count=1 ./internal/pkcs11
-	$(GO) test -tags e2e -buildvcs=false -count=1 -timeout 30m -v -run '^TestConformance$$' ./tuf/rehearsal # every rotation before every recovery
+	$(GO) test -tags e2e -buildvcs=false -count=1 -timeout 30m -v -run '^(TestConformance|TestPeers|TestDifferences)$$' ./tuf/rehearsal # every rotation before every recovery; real clients
 	$(GO) test -tags e2e -buildvcs=false -count=1 -timeout 45m -v -run 'TestInventory|TestRecovery|TestKill|TestWorkers|TestResign|TestWriters' ./cmd/reseal
 
 bench: build peers ## benchmarks beside the peers, into bin/bench.json
@@ -71,7 +71,7 @@ $(TOOLS)/staticcheck:
 $(TOOLS)/govulncheck:
 	GOBIN=$(TOOLS) $(GO) install -buildvcs=false golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-peers: $(PEERS)/cosign2 $(PEERS)/cosign3 $(PEERS)/registry $(PEERS)/crane $(PEERS)/timestamp-server $(PEERS)/fulcio $(PEERS)/rekor-tiles $(PEERS)/pctester $(PEERS)/miniskopeo ## build the real peers, pinned, into bin/peers
+peers: $(PEERS)/cosign2 $(PEERS)/cosign3 $(PEERS)/registry $(PEERS)/crane $(PEERS)/timestamp-server $(PEERS)/fulcio $(PEERS)/rekor-tiles $(PEERS)/pctester $(PEERS)/miniskopeo $(PEERS)/tuf-js/node_modules ## build the real peers, pinned, into bin/peers
 
 # peer NAME,MODULE_PATH,VERSION: go install under another name.
 define peer
@@ -97,6 +97,13 @@ $(PEERS)/$(1): $(wildcard $(2)/*)
 endef
 $(eval $(call module,pctester,testdata/policy-tester,github.com/sigstore/policy-controller/cmd/tester))
 $(eval $(call module,miniskopeo,testdata/image-policy,.,-tags "containers_image_openpgp containers_image_storage_stub containers_image_docker_daemon_stub exclude_graphdriver_btrfs exclude_graphdriver_devicemapper"))
+
+# tuf-js runs on the Node.js of Debian 12, which is installed where there is none and root can do it.
+$(PEERS)/tuf-js/node_modules: $(wildcard testdata/tuf-js/*)
+	@command -v npm >/dev/null || { export DEBIAN_FRONTEND=noninteractive; apt-get -q update && apt-get -q install -y --no-install-recommends nodejs npm; } \
+	  || { echo "Node.js is not installed (apt-get install nodejs npm) and only root can install it"; exit 1; }
+	@mkdir -p $(PEERS)/tuf-js && cp testdata/tuf-js/* $(PEERS)/tuf-js/
+	@npm ci --prefix $(PEERS)/tuf-js --omit optional --ignore-scripts --no-audit --no-fund --loglevel error && touch $@ && echo "tuf-js"
 
 clean: ## remove everything that was built
 	rm -rf $(BIN)

@@ -18,6 +18,7 @@ import (
 	sigstore "github.com/sigstore/sigstore-go/pkg/tuf"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/config"
+	"github.com/theupdateframework/go-tuf/v2/metadata/fetcher"
 	"github.com/theupdateframework/go-tuf/v2/metadata/updater"
 )
 
@@ -46,8 +47,12 @@ func (w web) DownloadFile(at string, maxLength int64, _ time.Duration) ([]byte, 
 
 // get is one run of a client: what it gets for the target.
 func get(kind, served string, root []byte, cache string) ([]byte, error) {
+	return getBy(kind, address, web(served), root, cache)
+}
+
+func getBy(kind, address string, by fetcher.Fetcher, root []byte, cache string) ([]byte, error) {
 	if kind == "sigstore-go" {
-		c, err := sigstore.New(&sigstore.Options{Root: root, RepositoryBaseURL: address, CachePath: cache, Fetcher: web(served)})
+		c, err := sigstore.New(&sigstore.Options{Root: root, RepositoryBaseURL: address, CachePath: cache, Fetcher: by})
 		if err != nil {
 			return nil, err
 		}
@@ -57,7 +62,7 @@ func get(kind, served string, root []byte, cache string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.Fetcher, cfg.LocalMetadataDir, cfg.LocalTargetsDir = web(served), cache, filepath.Join(cache, "targets")
+	cfg.Fetcher, cfg.LocalMetadataDir, cfg.LocalTargetsDir = by, cache, filepath.Join(cache, "targets")
 	up, err := updater.New(cfg)
 	if err != nil {
 		return nil, err

@@ -1,17 +1,24 @@
 package rotate
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/rotate/trust"
 )
 
 // RevocationPredicate is the predicate type of a revocation statement.
 const RevocationPredicate = "https://reseal.dev/revocation/v1"
+
+const statementType = "https://in-toto.io/Statement/v1"
 
 // Revocation is a revocation statement: an in-toto statement whose subjects
 // are the denied digests. It is published as a TUF target and never attached
@@ -47,12 +54,100 @@ type RevocationBody struct {
 // revocationName is the name an incident's statement is published under.
 func revocationName(incident string) string { return "revocations/" + incident + ".json" }
 
+// RevocationOf returns the revocation statement of an approved plan by what is
+// known now, and the name it is published under.
+func RevocationOf(ctx context.Context, s *store.Store, p Permission) (name string, statement []byte, err error) {
+	if p.plan.rotation() {
+		return "", nil, fmt.Errorf("plan %s rotates a signer that nothing is known against: it denies nothing", p.digest)
+	}
+	d, err := p.denial(ctx, s)
+	return revocationName(p.plan.Incident), d.statement, err
+}
+
+// Deny returns a revocation statement that denies digests and says nothing
+// about a signer, for the first minutes of an incident, and the name it is
+// published under. The name follows from the digests, so that a statement never
+// replaces one that denies others.
+func Deny(digests []string, reason string, by []string, at time.Time) (name string, statement []byte, err error) {
+	digests = slices.Compact(slices.Sorted(slices.Values(digests)))
+	if len(digests) == 0 {
+		return "", nil, errors.New("no digests are given to deny")
+	}
+	if strings.TrimSpace(reason) == "" {
+		return "", nil, errors.New("no reason is given: whoever is refused reads it")
+	}
+	id := "deny-" + trimAlgorithm(inventory.Digest([]byte(strings.Join(digests, "\n"))))[:16]
+	r := Revocation{Type: statementType, PredicateType: RevocationPredicate,
+		Predicate: RevocationBody{Incident: trust.Incident{ID: id}, Before: "keep", Inside: "deny", Reason: reason, Approvers: by, IssuedAt: at.UTC().Truncate(time.Second)}}
+	for _, d := range digests {
+		if err := inventory.CheckDigest(d); err != nil {
+			return "", nil, err
+		}
+		r.Subject = append(r.Subject, RevocationSubject{Digest: map[string]string{"sha256": trimAlgorithm(d)}})
+	}
+	statement, err = canonical(r)
+	return revocationName(id), statement, err
+}
+
+// ParseRevocation reads a revocation statement. Whoever cannot read one must
+// not go on as if it were not there: what it denies is not known.
+func ParseRevocation(statement []byte) (Revocation, error) {
+	var r Revocation
+	if err := json.Unmarshal(statement, &r); err != nil {
+		return r, fmt.Errorf("revocation statement: %w", err)
+	}
+	if r.Type != statementType || r.PredicateType != RevocationPredicate {
+		return r, fmt.Errorf("revocation statement: %q of type %q is none that this version reads: update it", r.PredicateType, r.Type)
+	}
+	for _, d := range r.Denied() {
+		if err := inventory.CheckDigest(d); err != nil {
+			return r, fmt.Errorf("revocation statement: %w", err)
+		}
+	}
+	if i := r.Predicate.Incident; r.names() {
+		if err := i.Check(); err != nil {
+			return r, fmt.Errorf("revocation statement of %s: %w", i.ID, err)
+		}
+	}
+	return r, nil
+}
+
+// Denied returns the digests that the statement denies.
+func (r Revocation) Denied() []string {
+	var out []string
+	for _, s := range r.Subject {
+		out = append(out, "sha256:"+s.Digest["sha256"])
+	}
+	return out
+}
+
+// names reports whether the statement is about a signer or an authority, too.
+func (r Revocation) names() bool {
+	i := r.Predicate.Incident
+	return i.Class != "" || len(i.Signers)+len(i.Selectors)+len(i.Authorities) > 0
+}
+
+// Revoked returns what statements say: the incidents they are about, and the
+// digests they deny, with why.
+func Revoked(statements []Revocation) (incidents []trust.Incident, denied map[string]string) {
+	denied = map[string]string{}
+	for _, r := range statements {
+		for _, d := range r.Denied() {
+			denied[d] = r.Predicate.ID + ": " + r.Predicate.Reason
+		}
+		if r.names() {
+			incidents = append(incidents, r.Predicate.Incident)
+		}
+	}
+	return trust.Compiled(incidents), denied
+}
+
 // Revoke returns the revocation statement of an approved plan, in canonical
 // form. incidents are those that count by now, and denied every digest known to
 // be bad by now, not only by the plan: a statement is never narrower than one
 // published before it.
 func Revoke(i Incident, p Permission, incidents []trust.Incident, denied map[string]string) ([]byte, error) {
-	r := Revocation{Type: "https://in-toto.io/Statement/v1", PredicateType: RevocationPredicate, Subject: []RevocationSubject{},
+	r := Revocation{Type: statementType, PredicateType: RevocationPredicate, Subject: []RevocationSubject{},
 		Predicate: RevocationBody{Incident: i.Incident, Before: "keep", Inside: "deny", Reason: i.Title, Plan: p.digest,
 			Approvers: slices.Sorted(slices.Values(p.approvers)), IssuedAt: p.plan.MadeAt,
 			Witnesses: outside(p.totals.TimeAuthorities, incidents)}}

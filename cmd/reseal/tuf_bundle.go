@@ -18,12 +18,13 @@ import (
 func tufBundleCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name:        "bundle",
+		Category:    tufDaily,
 		Usage:       "carry a published repository, with its deny list, to where no network leads",
-		Subcommands: []*cli.Command{tufExportCommand(ui), tufImportCommand(ui)},
+		Subcommands: []*cli.Command{tufBundleExportCommand(ui), tufBundleImportCommand(ui)},
 	}
 }
 
-func tufExportCommand(ui *ui) *cli.Command {
+func tufBundleExportCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name:      "export",
 		Usage:     "write a published repository into one signed and dated file",
@@ -77,7 +78,7 @@ Examples:
 	}
 }
 
-func tufImportCommand(ui *ui) *cli.Command {
+func tufBundleImportCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name:      "import",
 		Usage:     "bring a bundle into a directory that clients use as a mirror",

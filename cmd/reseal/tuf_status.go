@@ -17,6 +17,7 @@ var errAttention = errors.New("needs attention")
 func tufStatusCommand(ui *ui) *cli.Command {
 	return &cli.Command{
 		Name:      "status",
+		Category:  tufDaily,
 		Usage:     "tell who can sign what, until when, and what is wrong with a TUF repository",
 		ArgsUsage: "[DIR|URL]",
 		Description: `Reads any repository and changes nothing: a directory or web address with

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -282,6 +283,21 @@ func (u *ui) password(file string) func() ([]byte, error) {
 	}
 }
 
+// newPassword returns COSIGN_PASSWORD, or asks twice for a new one on a terminal.
+func (u *ui) newPassword(file string) func() ([]byte, error) {
+	return func() ([]byte, error) {
+		first, err := u.password(file)()
+		if _, given := os.LookupEnv("COSIGN_PASSWORD"); given || err != nil {
+			return first, err
+		}
+		again, err := u.password(file + ", once more")()
+		if err == nil && !bytes.Equal(first, again) {
+			err = errors.New("the two passwords differ: nothing was written")
+		}
+		return first, err
+	}
+}
+
 // read returns the content of a file that a flag names; "-" is standard input.
 func (u *ui) read(file string, limit int64) ([]byte, error) {
 	var r io.Reader = u.in
@@ -373,10 +389,13 @@ func (p *progress) end() {
 // helpTemplate is a command's help, with its examples and exit codes.
 const helpTemplate = `{{.HelpName}}: {{.Usage}}
 
-Usage: {{.HelpName}}{{if .VisibleFlags}} [flags]{{end}}{{if .ArgsUsage}} {{.ArgsUsage}}{{end}}
+Usage: {{.HelpName}}{{if .Subcommands}} command{{end}}{{if .VisibleFlags}} [flags]{{end}}{{if .ArgsUsage}} {{.ArgsUsage}}{{end}}
 {{if .Description}}
 {{.Description}}
-{{end}}{{if .VisibleFlags}}
+{{end}}{{if .Subcommands}}{{range .VisibleCategories}}
+{{if .Name}}{{.Name}}{{else}}Commands{{end}}:
+{{range .VisibleCommands}}   {{printf "%-12s" .Name}}  {{.Usage}}
+{{end}}{{end}}{{end}}{{if .VisibleFlags}}
 Flags:
 {{range .VisibleFlags}}   {{.}}
 {{end}}{{end}}`

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -17,12 +18,31 @@ func verifyCommand(ui *ui) *cli.Command {
 		Description: `Unlike other verifiers it knows times: a signature by a compromised signer
 still counts when it is proven to be older than the compromise.
 
-Example:
-  reseal verify registry.example/acme/app:1.2` + exits("3 refused"),
-		Flags: []cli.Flag{&skewFlag},
+With --tuf-url it first gets what is revoked from that TUF repository, and fails
+when it cannot; --tuf-root is the root that you pin, any version. What it once got
+from there goes on being denied.
+
+Examples:
+  reseal verify registry.example/acme/app:1.2
+  reseal verify registry.example/acme/app:1.2 --tuf-url https://tuf.example --tuf-root 1.root.json` + exits("3 refused"),
+		Flags: []cli.Flag{
+			&skewFlag,
+			&cli.StringFlag{Name: "tuf-url", Usage: "honour what the TUF repository at `URL` revokes"},
+			&cli.StringFlag{Name: "tuf-root", Usage: "`FILE` with a root of that repository, received in a way you trust"},
+		},
 		Action: in(func(c *cli.Context, a *app.App) error {
 			image := c.Args().First()
-			v, err := a.Verify(c.Context, image, c.Duration("skew"))
+			o := app.VerifyOptions{Skew: c.Duration("skew"), TUF: app.TUFSource{URL: c.String("tuf-url")}}
+			if (c.String("tuf-url") == "") != (c.String("tuf-root") == "") {
+				return usageError{errors.New("--tuf-url and --tuf-root go together: where the repository is, and the root you pin")}
+			}
+			if file := c.String("tuf-root"); file != "" {
+				var err error
+				if o.TUF.Root, err = ui.read(file, maxFile); err != nil {
+					return fmt.Errorf("--tuf-root: %w", err)
+				}
+			}
+			v, err := a.Verify(c.Context, image, o)
 			if err != nil {
 				return err
 			}

@@ -249,7 +249,7 @@ func (r *responder) cutOver(ctx context.Context) (drill.Outcome, error) {
 func (r *responder) verify(ctx context.Context) (drill.Outcome, error) {
 	accepted := 0
 	for _, image := range r.setup.Deployed {
-		v, err := r.app.Verify(ctx, image, r.setup.Skew)
+		v, err := r.app.Verify(ctx, image, VerifyOptions{Skew: r.setup.Skew})
 		if err != nil {
 			return drill.Outcome{}, err
 		}
@@ -260,7 +260,7 @@ func (r *responder) verify(ctx context.Context) (drill.Outcome, error) {
 	}
 	for digest := range r.setup.Incident.Rogue {
 		for _, repository := range r.setup.Repositories {
-			if v, err := r.app.Verify(ctx, repository+"@"+digest, r.setup.Skew); err == nil && v.Accepted {
+			if v, err := r.app.Verify(ctx, repository+"@"+digest, VerifyOptions{Skew: r.setup.Skew}); err == nil && v.Accepted {
 				return drill.Outcome{}, fmt.Errorf("%s is rogue and accepted: %s", v.Subject, v.Why)
 			}
 		}

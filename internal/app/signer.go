@@ -35,6 +35,9 @@ type SignerOptions struct {
 	// Password gives the password of a key file, PIN that of a token.
 	Password func() ([]byte, error)
 	PIN      func() ([]byte, error)
+	// Metadata: it signs TUF metadata. An Ed25519 key file then signs the message
+	// itself, as TUF has it, and not its digest, as cosign does.
+	Metadata bool
 	// Fulcio is the base URL of the CA that certifies a keyless identity.
 	Fulcio string
 	// IdentityToken is the file of the identity token; empty: the environment
@@ -120,7 +123,11 @@ func (a *App) OpenKey(ctx context.Context, o SignerOptions) (signer.Signer, erro
 		}
 		return k, nil
 	}
-	return keyfile.Load(o.Key, given(o.Password))
+	load := keyfile.Load
+	if o.Metadata {
+		load = keyfile.LoadPure
+	}
+	return load(o.Key, given(o.Password))
 }
 
 // given returns a function that gives a secret, an empty one where there is none.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -36,13 +37,19 @@ type VerifiedSignature struct {
 	Counts        bool             `json:"counts"` // it makes the image accepted
 }
 
+// VerifyOptions say how to verify.
+type VerifyOptions struct {
+	Skew time.Duration // between honest clocks
+	TUF  TUFSource     // whose revocations are honoured beside the inventory's incidents
+}
+
 // Verify says whether an image, as it is in the registry now, may be believed:
 // it carries an image signature by a trusted signer that no incident touches,
 // or one by a signer of an incident that is proven to be older, and it is not
-// known to be rogue. Every incident in the inventory is honoured, with exact
-// times.
-func (a *App) Verify(ctx context.Context, image string, skew time.Duration) (Verified, error) {
-	if skew < 0 {
+// known to be rogue. Every incident in the inventory is honoured, and every
+// revocation that was published, with exact times.
+func (a *App) Verify(ctx context.Context, image string, o VerifyOptions) (Verified, error) {
+	if o.Skew < 0 {
 		return Verified{}, errors.New("clocks cannot differ by less than nothing: --skew is negative")
 	}
 	ref, err := name.ParseReference(image)
@@ -53,7 +60,13 @@ func (a *App) Verify(ctx context.Context, image string, skew time.Duration) (Ver
 	if err != nil {
 		return Verified{}, err
 	}
-	rules, rogue := rotate.Rules(incidents), rotate.Rogue(incidents)
+	statements, err := a.revoked(ctx, o.TUF)
+	if err != nil {
+		return Verified{}, err
+	}
+	rules, rogue := rotate.Revoked(statements)
+	rules = append(rules, rotate.Rules(incidents)...)
+	maps.Copy(rogue, rotate.Rogue(incidents))
 	if why, denied := rogue[ref.Identifier()]; denied { // whether it is still there or not
 		return Verified{Subject: ref.Name(), Why: "the digest is denied: " + why, Signatures: []VerifiedSignature{}}, nil
 	}
@@ -73,7 +86,7 @@ func (a *App) Verify(ctx context.Context, image string, skew time.Duration) (Ver
 	}
 	got := verify.Fetcher{Registry: a.options.Registry, Verifier: v}.Signatures(ctx, sub, verify.Everywhere)
 	for _, f := range got.Found {
-		j := trust.Judge(f.Signature, rules, skew)
+		j := trust.Judge(f.Signature, rules, o.Skew)
 		s := VerifiedSignature{Signer: f.Signer.ID(), State: "observed", Format: f.Format, PredicateType: f.PredicateType,
 			Verdict: j.Verdict, Why: j.Reason}
 		enrolled, trusted := false, false

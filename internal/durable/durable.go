@@ -27,6 +27,24 @@ func WriteFile(file string, content []byte, mode os.FileMode) (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("writing %s: %w", file, err), os.Remove(f.Name()))
 	}
+	return syncDir(dir)
+}
+
+// CreateFile is WriteFile for a file that must not exist yet, and of which there is either all or nothing after an
+// error. The error for one that exists is fs.ErrExist.
+func CreateFile(file string, content []byte, mode os.FileMode) (err error) {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", file, err)
+	}
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(fmt.Errorf("writing %s: %w", file, err), os.Remove(file))
+	}
+	return syncDir(filepath.Dir(file))
+}
+
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return fmt.Errorf("syncing %s: %w", dir, err)

@@ -1,0 +1,381 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/reseal/reseal/internal/clock"
+	"github.com/reseal/reseal/internal/durable"
+	"github.com/reseal/reseal/signer"
+	"github.com/reseal/reseal/tuf"
+	"github.com/reseal/reseal/tuf/radar"
+)
+
+func tufRefreshCommand(ui *ui) *cli.Command {
+	return &cli.Command{
+		Name:      "refresh",
+		Usage:     "sign timestamp and snapshot again when they are due",
+		Category:  tufDaily,
+		ArgsUsage: "DIR",
+		Description: `For cron, or with --loop as a service. It needs the online key alone, goes on while
+a signing event is open, and does no harm when run too often. A publication that
+was cut off is finished first. With --loop a failure is told and tried again.
+
+Without --apply it says what is due.
+
+Examples:
+  reseal tuf refresh trust --online-key gcpkms://projects/p/locations/global/keyRings/r/cryptoKeys/k --apply
+  reseal tuf refresh trust --online-key online.key --apply --loop --every 30m
+  reseal tuf refresh trust` + exits(),
+		Flags: []cli.Flag{
+			onlineKeyFlag(), publishedFlag(), &applyFlag,
+			&cli.BoolFlag{Name: "force", Usage: "sign the timestamp in any case"},
+			&cli.BoolFlag{Name: "loop", Usage: "go on until stopped"},
+			&cli.DurationFlag{Name: "every", Value: time.Hour, Usage: "with --loop: look again after `DURATION`"},
+		},
+		Action: func(c *cli.Context) error {
+			switch {
+			case c.IsSet("every") && !c.Bool("loop"):
+				return usageError{errors.New("--every goes with --loop")}
+			case c.Bool("loop") && !c.Bool("apply"):
+				return usageError{errors.New("--loop goes with --apply")}
+			case c.Duration("every") < time.Second:
+				return usageError{errors.New("--every must be a second or more")}
+			}
+			r, err := openTUF(c)
+			if err != nil {
+				return err
+			}
+			if !c.Bool("apply") {
+				return ui.wouldRefresh(c, r)
+			}
+			online, err := onlineKey(c, ui)
+			if err != nil {
+				return err
+			}
+			for {
+				err := ui.refresh(c, r, online)
+				if !c.Bool("loop") {
+					return err
+				}
+				if c.Context.Err() != nil {
+					return nil // stopped, as is meant
+				}
+				if err != nil {
+					ui.notef("%s: %v; looking again in %s", stamp(time.Now()), err, c.Duration("every"))
+				}
+				if clock.Sleep(c.Context, c.Duration("every")) != nil {
+					return nil
+				}
+			}
+		},
+	}
+}
+
+// refresh signs what is due, once.
+func (u *ui) refresh(c *cli.Context, r *tuf.Repository, online signer.Signer) error {
+	out, err := r.Refresh(c.Context, online, c.Bool("force"))
+	if err != nil {
+		return err
+	}
+	if wantsJSON(c) {
+		return u.object("tuf-refresh", struct {
+			Applied bool `json:"applied"`
+			*tuf.Refreshed
+		}{true, out})
+	}
+	if out.Finished {
+		u.printf("finished a change that was cut off")
+	}
+	switch {
+	case out.Snapshot:
+		u.printf("signed snapshot and timestamp, good until %s; the next is due %s", stamp(out.Expires), stamp(out.Next))
+	case out.Timestamp:
+		u.printf("signed timestamp, good until %s; the next is due %s", stamp(out.Expires), stamp(out.Next))
+	default:
+		u.printf("nothing is due before %s", stamp(out.Next))
+	}
+	return nil
+}
+
+// wouldRefresh says what is due.
+func (u *ui) wouldRefresh(c *cli.Context, r *tuf.Repository) error {
+	s, err := radar.Read(c.Context, r.Dir(), radar.Options{SkipTargets: true})
+	if err != nil {
+		return err
+	}
+	type due struct {
+		Role    string    `json:"role"`
+		Expires time.Time `json:"expires"`
+		Due     time.Time `json:"due"`
+		Now     bool      `json:"now"`
+	}
+	list := []due{}
+	for _, role := range s.Roles {
+		if role.Name == "snapshot" || role.Name == "timestamp" {
+			at := role.Expires.AddDate(0, 0, -role.SigningPeriod)
+			list = append(list, due{role.Name, role.Expires, at, !time.Now().Before(at)})
+		}
+	}
+	if wantsJSON(c) {
+		return u.object("tuf-refresh", map[string]any{"applied": false, "roles": list})
+	}
+	for _, d := range list {
+		what := "due " + stamp(d.Due)
+		if d.Now {
+			what = "due now"
+		}
+		u.printf("%s is good until %s: %s", d.Role, stamp(d.Expires), what)
+	}
+	u.dryRun(false)
+	return nil
+}
+
+func tufWalkCommand(ui *ui) *cli.Command {
+	return &cli.Command{
+		Name:      "walk",
+		Usage:     "walk clients from every root there ever was to what is published",
+		Category:  tufDaily,
+		ArgsUsage: "DIR",
+		Description: `Changes nothing. "reseal tuf publish" does the same before it publishes.
+
+Example:
+  reseal tuf walk trust` + exits("3 a client does not reach it"),
+		Flags: []cli.Flag{publishedFlag()},
+		Action: func(c *cli.Context) error {
+			r, err := openTUF(c)
+			if err != nil {
+				return err
+			}
+			walked, err := r.Walk(c.Context)
+			if err != nil {
+				return fmt.Errorf("%w: %w", errRefused, err)
+			}
+			if wantsJSON(c) {
+				return ui.object("tuf-walk", map[string]any{"walked": walked})
+			}
+			for _, w := range walked {
+				ui.printf("%s reaches it", w)
+			}
+			return nil
+		},
+	}
+}
+
+func tufRepublishCommand(ui *ui) *cli.Command {
+	return &cli.Command{
+		Name:      "republish",
+		Usage:     "make the published directory say again what was published from here",
+		Category:  tufRepair,
+		ArgsUsage: "DIR",
+		Description: `For a published directory that was lost, rolled back, or overwritten by somebody
+with the online key. It needs no keys. Clients that were shown higher versions in
+the meantime follow only after a new online key: docs/tuf.md, "online key stolen".
+Without --apply it looks at what is published and says what is wrong with it.
+
+Examples:
+  reseal tuf republish trust
+  reseal tuf republish trust --apply` + exits(),
+		Flags: []cli.Flag{publishedFlag(), &applyFlag},
+		Action: func(c *cli.Context) error {
+			r, err := openTUF(c)
+			if err != nil {
+				return err
+			}
+			if !c.Bool("apply") {
+				return ui.wouldRepublish(c, r)
+			}
+			var out *tuf.Republished
+			err = ui.journaled(c, "tuf.republish", r.Dir(), "tuf republish", nil, func() error {
+				out, err = r.Republish(c.Context)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if wantsJSON(c) {
+				return ui.object("tuf-republish", struct {
+					Applied bool `json:"applied"`
+					*tuf.Republished
+				}{true, out})
+			}
+			for _, name := range out.Removed {
+				ui.printf("removed %s, which was never published from here", name)
+			}
+			for _, name := range out.Written {
+				ui.printf("wrote %s", name)
+			}
+			if len(out.Removed)+len(out.Written) == 0 {
+				ui.printf("it says so already")
+			}
+			if len(out.Walked) == 0 {
+				ui.notef("no client follows yet: something has expired, see \"reseal tuf status %s\"", c.Args().First())
+			}
+			return nil
+		},
+	}
+}
+
+// wouldRepublish says what is wrong with the published directory.
+func (u *ui) wouldRepublish(c *cli.Context, r *tuf.Repository) error {
+	problems := []radar.Problem{}
+	s, err := radar.Read(c.Context, r.Published(), radar.Options{})
+	switch {
+	case err != nil:
+		problems = append(problems, radar.Problem{Severity: radar.Error, Code: "unreadable", What: err.Error(), Do: "republish"})
+	default:
+		problems = append(problems, s.Problems...)
+	}
+	ours, err := os.ReadFile(filepath.Join(r.Dir(), "metadata", "timestamp.json"))
+	if err != nil {
+		return err
+	}
+	if theirs, err := os.ReadFile(filepath.Join(r.Published(), "timestamp.json")); err != nil || string(theirs) != string(ours) {
+		problems = append(problems, radar.Problem{Severity: radar.Error, Code: "unpublished", Role: "timestamp",
+			What: "timestamp.json is not the one that was published from here", Do: "republish"})
+	}
+	if wantsJSON(c) {
+		return u.object("tuf-republish", map[string]any{"applied": false, "problems": problems})
+	}
+	for _, p := range problems {
+		u.printf("%s: %s", strings.ToUpper(string(p.Severity)), p.What)
+	}
+	u.dryRun(false)
+	return nil
+}
+
+func tufRebuildCommand(ui *ui) *cli.Command {
+	return &cli.Command{
+		Name:      "rebuild",
+		Usage:     "make a repository's directory again from what it published",
+		Category:  tufRepair,
+		ArgsUsage: "DIR",
+		Description: `When the directory is lost: everything is taken from a mirror and verified from a
+root that you know down to every target. An open signing event is lost. Without
+--apply it does so in a directory beside DIR, which it removes again.
+
+What is published is the mirror when that is a directory, and DIR/published after
+"reseal tuf republish DIR --apply" otherwise.
+
+Examples:
+  reseal tuf rebuild trust --from https://tuf.example --root 1.root.json
+  reseal tuf rebuild trust --from /srv/tuf --published /srv/tuf --root 1.root.json --apply` + exits("3 the mirror is not what the root leads to"),
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "from", Usage: "`DIR|URL` of a mirror of what was published", Required: true},
+			&cli.StringFlag{Name: "root", Usage: "`FILE` with a root that you know, any version", Required: true},
+			publishedFlag(), &applyFlag,
+		},
+		Action: func(c *cli.Context) (err error) {
+			root, err := ui.rootFlag(c)
+			if err != nil {
+				return err
+			}
+			dir, from := c.Args().First(), c.String("from")
+			mirror := tuf.DirMirror(from)
+			if u, err := url.Parse(from); err == nil && u.Host != "" {
+				mirror = tuf.URLMirror(from, nil)
+			}
+			into := dir
+			if !c.Bool("apply") {
+				if _, err := os.Stat(filepath.Join(dir, "metadata")); err == nil {
+					return fmt.Errorf("%s holds a repository already: choose an empty directory", dir)
+				}
+				if into, err = os.MkdirTemp(filepath.Dir(filepath.Clean(dir)), ".rebuild-*"); err != nil {
+					return err
+				}
+				defer func() { err = errors.Join(err, os.RemoveAll(into)) }()
+			}
+			_, out, err := tuf.Rebuild(c.Context, into, tufOptions(c), mirror, root)
+			switch {
+			case errors.As(err, new(*os.PathError)), errors.As(err, new(*url.Error)), errors.Is(err, context.Canceled):
+				return err
+			case err != nil:
+				return fmt.Errorf("%w: %w", errRefused, err)
+			}
+			if wantsJSON(c) {
+				return ui.object("tuf-rebuild", struct {
+					Directory string `json:"directory"`
+					Applied   bool   `json:"applied"`
+					*tuf.Rebuilt
+				}{dir, c.Bool("apply"), out})
+			}
+			ui.printf("%s %s: %s, %s, roots from %d", ui.verb(c.Bool("apply"), "rebuilt", "would rebuild"), dir, versionList(out.Versions, nil), plural(out.Targets, "target"), out.First)
+			for _, x := range out.Expired {
+				ui.notef("expired: %s: nobody can say that the mirror has the newest", x)
+			}
+			ui.dryRun(c.Bool("apply"))
+			return nil
+		},
+	}
+}
+
+func tufRepinKitCommand(ui *ui) *cli.Command {
+	return &cli.Command{
+		Name:      "repin-kit",
+		Usage:     "write what clients need to trust a new root by hand",
+		Category:  tufRepair,
+		ArgsUsage: "ROOT DIR",
+		Description: `When so many root keys are lost or stolen that the old root can vouch for nothing, a
+new repository is founded and its first root has to reach every client by another
+way. Writes into DIR the root, its checksum and a text for people. ROOT is a
+published root, such as published/1.root.json.
+
+Example:
+  reseal tuf repin-kit trust-2/published/1.root.json kit --name "Acme releases" --url https://tuf.acme.example` + exits(),
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "name", Usage: "what people call the repository: `TEXT`", Required: true},
+			&cli.StringFlag{Name: "url", Usage: "`URL` where clients find it", Required: true},
+		},
+		Action: func(c *cli.Context) error {
+			root, err := ui.read(c.Args().First(), maxFile)
+			if err != nil {
+				return err
+			}
+			if u, err := url.Parse(c.String("url")); err != nil || u.Host == "" || strings.ContainsFunc(c.String("url")+c.String("name"), hidden) {
+				return usageError{errors.New("--url is the http or https address of the published directory, and --name one line")}
+			}
+			kit, err := tuf.RepinKit(root, c.String("name"), c.String("url"))
+			if err != nil {
+				return err
+			}
+			dir := c.Args().Get(1)
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return err
+			}
+			var m struct {
+				Signed struct {
+					Version int64 `json:"version"`
+				} `json:"signed"`
+			}
+			if err := json.Unmarshal(root, &m); err != nil {
+				return err
+			}
+			file := fmt.Sprintf("%d.root.json", m.Signed.Version) // as the text calls it
+			for _, f := range []struct {
+				name    string
+				content []byte
+			}{{file, kit.Root}, {file + ".sha256", []byte(kit.SHA256 + "  " + file + "\n")}, {"README.txt", []byte(kit.Text)}} {
+				if err := durable.CreateFile(filepath.Join(dir, f.name), f.content, 0o644); err != nil {
+					return err
+				}
+			}
+			if wantsJSON(c) {
+				return ui.object("tuf-repin-kit", map[string]any{"directory": dir, "file": file, "sha256": kit.SHA256, "text": kit.Text})
+			}
+			for line := range strings.Lines(kit.Text) {
+				ui.printf("%s", strings.TrimSuffix(line, "\n"))
+			}
+			ui.notef("written to %s: send text and file by different ways", dir)
+			return nil
+		},
+	}
+}

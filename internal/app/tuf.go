@@ -1,0 +1,120 @@
+package app
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/reseal/reseal/internal/durable"
+	"github.com/reseal/reseal/internal/store"
+	"github.com/reseal/reseal/journal"
+	"github.com/reseal/reseal/rotate"
+	"github.com/reseal/reseal/tuf"
+)
+
+// tufDir is where a home remembers the newest state of TUF repositories, and every statement it ever got from them.
+const tufDir = "tuf"
+
+// HasHome reports whether there is a home in a directory.
+func HasHome(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, configFile))
+	return err == nil
+}
+
+// Journaled journals an act on the outside world before it is done, with its content if there is one, and that it was
+// done after.
+func (a *App) Journaled(ctx context.Context, action, subject, reason string, content []byte, act func() error) error {
+	note := func(ctx context.Context, stage string) error {
+		return a.store.Update(ctx, a.by("%s", reason), func(tx *store.Tx) error {
+			d := journal.Draft{Action: action + stage, Subject: subject}
+			if content != nil {
+				var err error
+				if d.Digest, err = tx.PutVault(ctx, content); err != nil {
+					return err
+				}
+			}
+			tx.Record(d)
+			return nil
+		})
+	}
+	if err := note(ctx, ".intended"); err != nil {
+		return err
+	}
+	if err := act(); err != nil {
+		return err
+	}
+	return note(context.WithoutCancel(ctx), ".done") // also when it was interrupted: what is done is done
+}
+
+// PlanRevocation returns the revocation statement of an approved plan by what is known now, with every digest that the
+// incident denies, the name it is published under, and the digests.
+func (a *App) PlanRevocation(ctx context.Context, plan string) (name string, statement []byte, denied []string, err error) {
+	p, err := a.permit(ctx, plan)
+	if err != nil {
+		return "", nil, nil, err
+	}
+	if name, statement, err = rotate.RevocationOf(ctx, a.store, p); err != nil {
+		return "", nil, nil, err
+	}
+	r, err := rotate.ParseRevocation(statement)
+	return name, statement, r.Denied(), err
+}
+
+// TUFSource is a TUF repository whose revocations are honoured.
+type TUFSource struct {
+	URL  string // empty: none
+	Root []byte // the pinned root
+}
+
+// revoked returns every revocation statement that a repository publishes, or ever published while this home looked: who
+// holds a responder's key cannot take a denial back by replacing it. It fails when the newest cannot be had.
+func (a *App) revoked(ctx context.Context, from TUFSource) ([]rotate.Revocation, error) {
+	if from.URL == "" {
+		return nil, nil
+	}
+	cache := filepath.Join(a.options.Home, tufDir)
+	got, err := tuf.Revocations(ctx, tuf.FetchOptions{URL: from.URL, Root: from.Root, CacheDir: cache})
+	if err != nil {
+		return nil, fmt.Errorf("what is revoked is not known: %w", err)
+	}
+	sum := sha256.Sum256(from.Root)
+	seen := filepath.Join(cache, "seen-"+hex.EncodeToString(sum[:8]))
+	if err := os.MkdirAll(seen, 0o700); err != nil {
+		return nil, err
+	}
+	for name, statement := range got {
+		if name == revocationsDir+"/index.json" { // no statement
+			continue
+		}
+		if _, err := rotate.ParseRevocation(statement); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		digest := sha256.Sum256(statement)
+		err := durable.CreateFile(filepath.Join(seen, hex.EncodeToString(digest[:])+".json"), statement, 0o600)
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(seen, "*.json"))
+	if err != nil {
+		return nil, err
+	}
+	var out []rotate.Revocation
+	for _, file := range files {
+		statement, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		r, err := rotate.ParseRevocation(statement)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}

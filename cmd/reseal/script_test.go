@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -28,6 +29,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/secure-systems-lab/go-securesystemslib/cjson"
 	"github.com/sigstore/cosign/v2/pkg/cosign"
 	cbundle "github.com/sigstore/cosign/v2/pkg/cosign/bundle"
 	"github.com/sigstore/cosign/v2/pkg/oci"
@@ -38,8 +40,10 @@ import (
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/reseal/reseal/internal/app"
 	"github.com/reseal/reseal/internal/registry"
 	"github.com/reseal/reseal/internal/sandbox"
 )
@@ -111,6 +115,8 @@ func TestScripts(t *testing.T) {
 			"blob":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).signBlob(ts, args) },
 			"lose":     func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).lose(ts, args) },
 			"tufrepo":  func(ts *testscript.TestScript, _ bool, args []string) { sandboxOf(ts, key{}).repository(ts, args) },
+			"web":      serveDirectory,
+			"forward":  func(ts *testscript.TestScript, _ bool, args []string) { fastForward(ts, args) },
 			"cosign":   cosignVerify,
 			"cosigned": cosignBlob,
 			"records":  writeRecords,
@@ -533,6 +539,30 @@ func saveDigest(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("no digest on standard output")
 	}
 	ts.Setenv(args[0], digest)
+}
+
+// web VAR DIR: serves a directory until the end of the script and sets $VAR to its address.
+func serveDirectory(ts *testscript.TestScript, _ bool, args []string) {
+	server := httptest.NewServer(http.FileServer(http.Dir(ts.MkAbs(args[1]))))
+	ts.Defer(server.Close)
+	ts.Setenv(args[0], server.URL)
+}
+
+// forward DIR KEY: what a thief of the online key does: publishes a timestamp in DIR with the highest version there is.
+func fastForward(ts *testscript.TestScript, args []string) {
+	m, err := metadata.Timestamp().FromFile(ts.MkAbs(args[0] + "/timestamp.json"))
+	ts.Check(err)
+	key, err := app.OpenKey(context.Background(), app.SignerOptions{Key: ts.MkAbs(args[1]), Metadata: true,
+		Password: func() ([]byte, error) { return []byte("secret-of-the-test"), nil }})
+	ts.Check(err)
+	id := m.Signatures[0].KeyID
+	m.Signed.Version = math.MaxInt32
+	payload, err := cjson.EncodeCanonical(m.Signed)
+	ts.Check(err)
+	sig, err := key.Sign(context.Background(), payload)
+	ts.Check(err)
+	m.Signatures = []metadata.Signature{{KeyID: id, Signature: sig}}
+	ts.Check(m.ToFile(ts.MkAbs(args[0]+"/timestamp.json"), true))
 }
 
 // flip FILE AT: changes one bit of the byte of a file there.

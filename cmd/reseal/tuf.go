@@ -59,12 +59,28 @@ func onlineKeyFlag() cli.Flag {
 	return &cli.StringFlag{Name: "online-key", Usage: "sign snapshot and timestamp with the key `REF`: " + keyUsage}
 }
 
-// tufOptions says how a repository is used.
-func tufOptions(c *cli.Context) tuf.Options { return tuf.Options{Published: c.String("published")} }
+// withTUF runs what a command does with the repository that its first argument names, and with the home there is, or nil.
+func withTUF(do func(*cli.Context, *app.App, *tuf.Repository) error) cli.ActionFunc {
+	return withInventory(func(c *cli.Context, a *app.App) error {
+		r, err := tuf.Open(c.Args().First(), tufOptions(c, a))
+		if err != nil {
+			return err
+		}
+		return do(c, a, r)
+	})
+}
 
-// openTUF opens the repository that the first argument names.
-func openTUF(c *cli.Context) (*tuf.Repository, error) {
-	return tuf.Open(c.Args().First(), tufOptions(c))
+// tufOptions says how a repository is used, and what of it would stop verifying; a is nil where there is no home.
+func tufOptions(c *cli.Context, a *app.App) tuf.Options {
+	return tuf.Options{Published: c.String("published"), Guard: a.Guard(c.Context)}
+}
+
+// journaled does what changes the outside world, and journals it in the home if there is one.
+func (u *ui) journaled(c *cli.Context, a *app.App, action, subject, reason string, content []byte, act func() error) error {
+	if a == nil {
+		u.notef("this is in no journal: there is no home (\"reseal init\")")
+	}
+	return a.Journaled(c.Context, action, subject, reason, content, act)
 }
 
 // tufKey opens a key that signs TUF metadata.

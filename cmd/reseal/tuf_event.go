@@ -14,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/reseal/reseal/internal/app"
 	"github.com/reseal/reseal/internal/durable"
 	"github.com/reseal/reseal/tuf"
 )
@@ -65,7 +66,7 @@ Example:
 			if err != nil {
 				return err
 			}
-			r, e, err := tuf.Init(c.Context, c.Args().First(), tufOptions(c), f)
+			r, e, err := tuf.Init(c.Context, c.Args().First(), tufOptions(c, nil), f)
 			if err != nil {
 				return err
 			}
@@ -166,11 +167,8 @@ Examples:
 			&cli.StringFlag{Name: "reason", Usage: "`WHY`, for those who are asked to sign", Required: true},
 			publishedFlag(),
 		),
-		Action: func(c *cli.Context) error {
-			r, err := openTUF(c)
-			if err != nil {
-				return err
-			}
+		Action: withTUF(func(c *cli.Context, a *app.App, r *tuf.Repository) error {
+			var err error
 			p := tuf.Proposal{Reason: c.String("reason"), Accept: c.StringSlice("accept")}
 			if p.By, err = tufActor(c); err != nil {
 				return err
@@ -196,7 +194,7 @@ Examples:
 				return err
 			}
 			return ui.proposedEvent(c, r, e)
-		},
+		}),
 	}
 }
 
@@ -386,11 +384,7 @@ never from what was asked for. Compare the key fingerprints with their holders.
 Example:
   reseal tuf diff trust` + exits(),
 		Flags: []cli.Flag{publishedFlag()},
-		Action: func(c *cli.Context) error {
-			r, err := openTUF(c)
-			if err != nil {
-				return err
-			}
+		Action: withTUF(func(c *cli.Context, a *app.App, r *tuf.Repository) error {
 			d, err := r.Diff()
 			if err != nil {
 				return err
@@ -400,7 +394,7 @@ Example:
 			}
 			ui.tufDiff(d)
 			return nil
-		},
+		}),
 	}
 }
 
@@ -413,11 +407,7 @@ func tufCheckCommand(ui *ui) *cli.Command {
 		Description: `Example:
   reseal tuf check trust` + exits("4 it cannot be published yet"),
 		Flags: []cli.Flag{publishedFlag()},
-		Action: func(c *cli.Context) error {
-			r, err := openTUF(c)
-			if err != nil {
-				return err
-			}
+		Action: withTUF(func(c *cli.Context, a *app.App, r *tuf.Repository) error {
 			check, err := r.Check()
 			if err != nil {
 				return err
@@ -433,7 +423,7 @@ func tufCheckCommand(ui *ui) *cli.Command {
 				ui.printf("next: reseal tuf publish %s --online-key REF --apply", c.Args().First())
 			}
 			return err
-		},
+		}),
 	}
 }
 
@@ -488,11 +478,7 @@ it by any way; tell the event's id by another. FILE must not exist yet.
 Example:
   reseal tuf export trust request.json` + exits(),
 		Flags: []cli.Flag{publishedFlag()},
-		Action: func(c *cli.Context) error {
-			r, err := openTUF(c)
-			if err != nil {
-				return err
-			}
+		Action: withTUF(func(c *cli.Context, a *app.App, r *tuf.Repository) error {
 			e, err := r.Event()
 			if err != nil {
 				return err
@@ -516,7 +502,7 @@ Example:
 			}
 			ui.printf("next, each holder: reseal tuf sign %s NAME.sig %s --key REF --event %s", file, known, e.ID)
 			return nil
-		},
+		}),
 	}
 }
 
@@ -533,11 +519,7 @@ before stays taken. Taking one again does no harm.
 Example:
   reseal tuf import trust alice.sig bob.sig` + exits("3 a signature file is refused"),
 		Flags: []cli.Flag{publishedFlag()},
-		Action: func(c *cli.Context) error {
-			r, err := openTUF(c)
-			if err != nil {
-				return err
-			}
+		Action: withTUF(func(c *cli.Context, a *app.App, r *tuf.Repository) error {
 			type taken struct {
 				File       string       `json:"file"`
 				Signatures []tuf.Signed `json:"signatures"`
@@ -575,7 +557,7 @@ Example:
 				ui.printf("next: reseal tuf check %s", c.Args().First())
 			}
 			return refusal
-		},
+		}),
 	}
 }
 
@@ -595,11 +577,7 @@ Examples:
   reseal tuf publish trust --online-key gcpkms://projects/p/locations/global/keyRings/r/cryptoKeys/k --apply` +
 			exits("4 signatures are missing, or something else stops it"),
 		Flags: []cli.Flag{onlineKeyFlag(), publishedFlag(), &applyFlag},
-		Action: func(c *cli.Context) error {
-			r, err := openTUF(c)
-			if err != nil {
-				return err
-			}
+		Action: withTUF(func(c *cli.Context, a *app.App, r *tuf.Repository) error {
 			if !c.Bool("apply") {
 				return ui.wouldPublish(c, r)
 			}
@@ -613,7 +591,7 @@ Examples:
 			}
 			start := time.Now()
 			var p *tuf.Publication
-			err = ui.journaled(c, "tuf.publish", r.Dir()+" event "+e.ID, nonEmpty(e.Reason, "tuf publish"), nil, func() error {
+			err = ui.journaled(c, a, "tuf.publish", r.Dir()+" event "+e.ID, nonEmpty(e.Reason, "tuf publish"), nil, func() error {
 				p, err = r.Publish(c.Context, online)
 				return err
 			})
@@ -628,7 +606,7 @@ Examples:
 			}
 			ui.publication(p, time.Since(start))
 			return nil
-		},
+		}),
 	}
 }
 
@@ -682,11 +660,7 @@ Without --apply it only says what would be dropped.
 Example:
   reseal tuf withdraw trust --apply` + exits(),
 		Flags: []cli.Flag{publishedFlag(), &applyFlag},
-		Action: func(c *cli.Context) error {
-			r, err := openTUF(c)
-			if err != nil {
-				return err
-			}
+		Action: withTUF(func(c *cli.Context, a *app.App, r *tuf.Repository) error {
 			out := map[string]any{"applied": c.Bool("apply")}
 			what := "the open event"
 			e, err := r.Event() // a damaged one can be withdrawn, too
@@ -710,6 +684,6 @@ Example:
 			ui.printf("%s %s", ui.verb(c.Bool("apply"), "withdrew", "would withdraw"), what)
 			ui.dryRun(c.Bool("apply"))
 			return nil
-		},
+		}),
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
@@ -34,6 +35,9 @@ Examples:
   reseal tuf key new alice --type ed25519` + exits(),
 		Flags: []cli.Flag{&cli.StringFlag{Name: "type", Value: app.KeyTypes()[0], Usage: "`TYPE`: " + strings.Join(app.KeyTypes(), ", ")}},
 		Action: func(c *cli.Context) error {
+			if !slices.Contains(app.KeyTypes(), c.String("type")) {
+				return usageError{fmt.Errorf("--type %q: expected one of %s", c.String("type"), strings.Join(app.KeyTypes(), ", "))}
+			}
 			name := c.Args().First()
 			private, public := name+".key", name+".pub"
 			key, err := app.NewKeyFile(private, public, c.String("type"), ui.newPassword(private))

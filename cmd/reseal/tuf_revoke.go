@@ -47,13 +47,9 @@ Examples:
 			&cli.StringSliceFlag{Name: "key", Usage: "sign as responder with the key `REF`: " + keyUsage + " (repeat)"},
 			onlineKeyFlag(), publishedFlag(), &applyFlag,
 		},
-		Action: func(c *cli.Context) error {
+		Action: withTUF(func(c *cli.Context, a *app.App, r *tuf.Repository) error {
 			start := time.Now()
-			r, err := openTUF(c)
-			if err != nil {
-				return err
-			}
-			x, err := ui.denial(c, r)
+			x, err := ui.denial(c, a, r)
 			if err != nil {
 				return err
 			}
@@ -83,7 +79,7 @@ Examples:
 			if x.Name != "" {
 				files[x.Name] = x.statement
 			}
-			err = ui.journaled(c, "tuf.revoke", nonEmpty(x.Name, "revocations"), nonEmpty(c.String("reason"), "tuf revoke"), x.statement, func() error {
+			err = ui.journaled(c, a, "tuf.revoke", nonEmpty(x.Name, "revocations"), nonEmpty(c.String("reason"), "tuf revoke"), x.statement, func() error {
 				x.Publication, err = r.PublishRevocations(c.Context, files, responders, online)
 				return err
 			})
@@ -97,7 +93,7 @@ Examples:
 			ui.revocation(x)
 			ui.publication(x.Publication, time.Since(start))
 			return nil
-		},
+		}),
 	}
 }
 
@@ -114,7 +110,7 @@ type revocation struct {
 }
 
 // denial makes the statement that the command line asks for.
-func (u *ui) denial(c *cli.Context, r *tuf.Repository) (x revocation, err error) {
+func (u *ui) denial(c *cli.Context, a *app.App, r *tuf.Repository) (x revocation, err error) {
 	x = revocation{Digests: []string{}, Reason: c.String("reason")}
 	for _, arg := range c.Args().Tail() {
 		x.Digests = append(x.Digests, arg[strings.LastIndex(arg, "@")+1:])
@@ -132,10 +128,10 @@ func (u *ui) denial(c *cli.Context, r *tuf.Repository) (x revocation, err error)
 	case c.Bool("renew"):
 		return x, nil
 	case c.IsSet("plan"):
-		err = in(func(c *cli.Context, a *app.App) error {
-			x.Name, x.statement, x.Digests, err = a.PlanRevocation(c.Context, c.String("plan"))
-			return err
-		})(c)
+		if a == nil {
+			return x, errors.New("--plan: there is no home here that has plans: give --home or --db")
+		}
+		x.Name, x.statement, x.Digests, err = a.PlanRevocation(c.Context, c.String("plan"))
 	default:
 		var by string
 		if by, err = tufActor(c); err != nil {
@@ -212,19 +208,4 @@ func (u *ui) wouldRevoke(c *cli.Context, r *tuf.Repository, x revocation) error 
 	}
 	u.dryRun(false)
 	return nil
-}
-
-// journaled journals an act before and after, in the home if there is one.
-func (u *ui) journaled(c *cli.Context, action, subject, reason string, content []byte, act func() error) error {
-	o, err := options(c)
-	if err != nil {
-		return err
-	}
-	if !app.HasHome(o.Home) {
-		u.notef("this is in no journal: there is no home at %s (\"reseal init\")", o.Home)
-		return act()
-	}
-	return in(func(c *cli.Context, a *app.App) error {
-		return a.Journaled(c.Context, action, subject, reason, content, act)
-	})(c)
 }

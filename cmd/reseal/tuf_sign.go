@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"github.com/reseal/reseal/internal/app"
 	"github.com/reseal/reseal/internal/durable"
 	"github.com/reseal/reseal/tuf"
 )
@@ -47,7 +48,7 @@ Examples:
 			&cli.BoolFlag{Name: "yes", Usage: "do not ask"},
 			publishedFlag(),
 		},
-		Action: func(c *cli.Context) error {
+		Action: withInventory(func(c *cli.Context, a *app.App) error {
 			known, err := ui.rootFlag(c)
 			if err != nil {
 				return err
@@ -55,11 +56,11 @@ Examples:
 			if (known == nil) == !c.Bool("first") {
 				return usageError{errors.New("which root of the repository do you know? give --root FILE, or --first when it is being founded")}
 			}
-			request, repository, err := ui.signingRequest(c)
+			request, repository, err := ui.signingRequest(c, a)
 			if err != nil {
 				return err
 			}
-			q, err := tuf.ReadRequest(request, known, tufOptions(c))
+			q, err := tuf.ReadRequest(request, known, tufOptions(c, a))
 			if err != nil {
 				return fmt.Errorf("%w: %w", errRefused, err)
 			}
@@ -100,18 +101,18 @@ Examples:
 				ui.printf("next: send %s back", into)
 			}
 			return nil
-		},
+		}),
 	}
 }
 
 // signingRequest reads what is to be signed: a file, or the open event of a directory, which is returned too.
-func (u *ui) signingRequest(c *cli.Context) ([]byte, *tuf.Repository, error) {
+func (u *ui) signingRequest(c *cli.Context, a *app.App) ([]byte, *tuf.Repository, error) {
 	at := c.Args().First()
 	if info, err := os.Stat(at); err == nil && info.IsDir() {
 		if c.NArg() != 1 {
 			return nil, nil, usageError{errors.New("the signature of a directory's event goes into the event: name no file for it")}
 		}
-		r, err := openTUF(c)
+		r, err := tuf.Open(at, tufOptions(c, a))
 		if err != nil {
 			return nil, nil, err
 		}

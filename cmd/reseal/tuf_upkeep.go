@@ -8,11 +8,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/reseal/reseal/internal/app"
 	"github.com/reseal/reseal/internal/clock"
 	"github.com/reseal/reseal/internal/durable"
 	"github.com/reseal/reseal/signer"
@@ -42,7 +44,7 @@ Examples:
 			&cli.BoolFlag{Name: "loop", Usage: "go on until stopped"},
 			&cli.DurationFlag{Name: "every", Value: time.Hour, Usage: "with --loop: look again after `DURATION`"},
 		},
-		Action: func(c *cli.Context) error {
+		Action: withTUF(func(c *cli.Context, a *app.App, r *tuf.Repository) error {
 			switch {
 			case c.IsSet("every") && !c.Bool("loop"):
 				return usageError{errors.New("--every goes with --loop")}
@@ -50,10 +52,6 @@ Examples:
 				return usageError{errors.New("--loop goes with --apply")}
 			case c.Duration("every") < time.Second:
 				return usageError{errors.New("--every must be a second or more")}
-			}
-			r, err := openTUF(c)
-			if err != nil {
-				return err
 			}
 			if !c.Bool("apply") {
 				return ui.wouldRefresh(c, r)
@@ -63,7 +61,7 @@ Examples:
 				return err
 			}
 			for {
-				err := ui.refresh(c, r, online)
+				err := ui.refresh(c, a, r, online)
 				if !c.Bool("loop") {
 					return err
 				}
@@ -77,13 +75,29 @@ Examples:
 					return nil
 				}
 			}
-		},
+		}),
 	}
 }
 
-// refresh signs what is due, once.
-func (u *ui) refresh(c *cli.Context, r *tuf.Repository, online signer.Signer) error {
-	out, err := r.Refresh(c.Context, online, c.Bool("force"))
+// refresh signs what is due, once. Only when something is, there is something to journal.
+func (u *ui) refresh(c *cli.Context, a *app.App, r *tuf.Repository, online signer.Signer) error {
+	list, err := dueRoles(c.Context, r)
+	for _, d := range list { // now, and not in the night when it is due
+		if !slices.ContainsFunc(d.keys, func(k radar.Key) bool { return k.Fingerprint == online.Identity().Subject }) {
+			return fmt.Errorf("key %s is not a key of role %q: which is the online key? \"reseal tuf status --json\" has its fingerprint", online.Identity().ID(), d.Role)
+		}
+	}
+	look := err != nil || c.Bool("force") || slices.ContainsFunc(list, func(d due) bool { return d.Now })
+	var out *tuf.Refreshed
+	act := func() error {
+		out, err = r.Refresh(c.Context, online, c.Bool("force"))
+		return err
+	}
+	if a != nil && look {
+		err = a.Journaled(c.Context, "tuf.refresh", r.Dir(), "tuf refresh", nil, act)
+	} else {
+		err = act()
+	}
 	if err != nil {
 		return err
 	}
@@ -107,24 +121,36 @@ func (u *ui) refresh(c *cli.Context, r *tuf.Repository, online signer.Signer) er
 	return nil
 }
 
-// wouldRefresh says what is due.
-func (u *ui) wouldRefresh(c *cli.Context, r *tuf.Repository) error {
-	s, err := radar.Read(c.Context, r.Dir(), radar.Options{SkipTargets: true})
+// due is when an online role is to be signed again.
+type due struct {
+	Role    string    `json:"role"`
+	Expires time.Time `json:"expires"`
+	Due     time.Time `json:"due"`
+	Now     bool      `json:"now"`
+
+	keys []radar.Key
+}
+
+func dueRoles(ctx context.Context, r *tuf.Repository) ([]due, error) {
+	s, err := radar.Read(ctx, r.Dir(), radar.Options{SkipTargets: true})
 	if err != nil {
-		return err
-	}
-	type due struct {
-		Role    string    `json:"role"`
-		Expires time.Time `json:"expires"`
-		Due     time.Time `json:"due"`
-		Now     bool      `json:"now"`
+		return nil, err
 	}
 	list := []due{}
 	for _, role := range s.Roles {
 		if role.Name == "snapshot" || role.Name == "timestamp" {
 			at := role.Expires.AddDate(0, 0, -role.SigningPeriod)
-			list = append(list, due{role.Name, role.Expires, at, !time.Now().Before(at)})
+			list = append(list, due{role.Name, role.Expires, at, !time.Now().Before(at), role.Keys})
 		}
+	}
+	return list, nil
+}
+
+// wouldRefresh says what is due.
+func (u *ui) wouldRefresh(c *cli.Context, r *tuf.Repository) error {
+	list, err := dueRoles(c.Context, r)
+	if err != nil {
+		return err
 	}
 	if wantsJSON(c) {
 		return u.object("tuf-refresh", map[string]any{"applied": false, "roles": list})
@@ -151,11 +177,7 @@ func tufWalkCommand(ui *ui) *cli.Command {
 Example:
   reseal tuf walk trust` + exits("3 a client does not reach it"),
 		Flags: []cli.Flag{publishedFlag()},
-		Action: func(c *cli.Context) error {
-			r, err := openTUF(c)
-			if err != nil {
-				return err
-			}
+		Action: withTUF(func(c *cli.Context, a *app.App, r *tuf.Repository) error {
 			walked, err := r.Walk(c.Context)
 			if err != nil {
 				return fmt.Errorf("%w: %w", errRefused, err)
@@ -167,7 +189,7 @@ Example:
 				ui.printf("%s reaches it", w)
 			}
 			return nil
-		},
+		}),
 	}
 }
 
@@ -186,16 +208,13 @@ Examples:
   reseal tuf republish trust
   reseal tuf republish trust --apply` + exits(),
 		Flags: []cli.Flag{publishedFlag(), &applyFlag},
-		Action: func(c *cli.Context) error {
-			r, err := openTUF(c)
-			if err != nil {
-				return err
-			}
+		Action: withTUF(func(c *cli.Context, a *app.App, r *tuf.Repository) error {
 			if !c.Bool("apply") {
 				return ui.wouldRepublish(c, r)
 			}
 			var out *tuf.Republished
-			err = ui.journaled(c, "tuf.republish", r.Dir(), "tuf republish", nil, func() error {
+			err := ui.journaled(c, a, "tuf.republish", r.Dir(), "tuf republish", nil, func() error {
+				var err error
 				out, err = r.Republish(c.Context)
 				return err
 			})
@@ -221,7 +240,7 @@ Examples:
 				ui.notef("no client follows yet: something has expired, see \"reseal tuf status %s\"", c.Args().First())
 			}
 			return nil
-		},
+		}),
 	}
 }
 
@@ -284,17 +303,17 @@ Examples:
 			if u, err := url.Parse(from); err == nil && u.Host != "" {
 				mirror = tuf.URLMirror(from, nil)
 			}
+			if _, err := os.Stat(filepath.Join(dir, "metadata", "root.json")); err == nil {
+				return fmt.Errorf("there is a repository already in %s: choose an empty directory", dir)
+			}
 			into := dir
 			if !c.Bool("apply") {
-				if _, err := os.Stat(filepath.Join(dir, "metadata")); err == nil {
-					return fmt.Errorf("%s holds a repository already: choose an empty directory", dir)
-				}
 				if into, err = os.MkdirTemp(filepath.Dir(filepath.Clean(dir)), ".rebuild-*"); err != nil {
 					return err
 				}
 				defer func() { err = errors.Join(err, os.RemoveAll(into)) }()
 			}
-			_, out, err := tuf.Rebuild(c.Context, into, tufOptions(c), mirror, root)
+			_, out, err := tuf.Rebuild(c.Context, into, tufOptions(c, nil), mirror, root)
 			switch {
 			case errors.As(err, new(*os.PathError)), errors.As(err, new(*url.Error)), errors.Is(err, context.Canceled):
 				return err

@@ -9,26 +9,75 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/reseal/reseal/internal/durable"
 	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/journal"
 	"github.com/reseal/reseal/rotate"
 	"github.com/reseal/reseal/tuf"
+	"github.com/reseal/reseal/tuf/trustedroot"
 )
 
 // tufDir is where a home remembers the newest state of TUF repositories, and every statement it ever got from them.
 const tufDir = "tuf"
 
-// HasHome reports whether there is a home in a directory.
-func HasHome(dir string) bool {
-	_, err := os.Stat(filepath.Join(dir, configFile))
-	return err == nil
+// Guard says what would stop verifying when the trusted root among a repository's targets changes: which authorities no
+// longer count, and by the inventory, if there is one, what rests on them. a may be nil.
+func (a *App) Guard(ctx context.Context) tuf.Guard {
+	return func(name string, old, new []byte) []string {
+		if name != trustedRootFile {
+			return nil
+		}
+		lost, err := a.lost(ctx, old, new)
+		if err != nil {
+			return []string{fmt.Sprintf("nobody can say what would stop verifying: %v", err)}
+		}
+		return lost
+	}
+}
+
+func (a *App) lost(ctx context.Context, old, new []byte) ([]string, error) {
+	now := time.Now()
+	if new == nil {
+		var err error
+		if new, err = trustedroot.New().Bytes(); err != nil {
+			return nil, err
+		}
+	}
+	e, err := CompareTrustedRoots(old, new)
+	if err != nil {
+		return nil, err
+	}
+	var stops *Stops
+	if a != nil && len(e.Lost) > 0 {
+		s, err := a.WhatStops(ctx, e, nil)
+		if err != nil {
+			return nil, err
+		}
+		now, stops = a.now(), &s
+	}
+	if e.Agreed(stops, now) == nil {
+		return nil, nil
+	}
+	var out []string
+	for _, l := range e.Lost {
+		out = append(out, fmt.Sprintf("%s: %s", l.Authority, l.Why))
+	}
+	if stops != nil && stops.Judged.Takes() {
+		j := stops.Judged
+		out = append(out, fmt.Sprintf("by the inventory: %d signatures are refused, %d are without their log entry, %d without proof of time; %d deployed artifacts have such a signature and %d no other",
+			j.Refused, j.Unlogged, j.Untimed, j.Deployed, j.Dark))
+	}
+	return out, nil
 }
 
 // Journaled journals an act on the outside world before it is done, with its content if there is one, and that it was
-// done after.
+// done after. a may be nil: then nobody's journal has it.
 func (a *App) Journaled(ctx context.Context, action, subject, reason string, content []byte, act func() error) error {
+	if a == nil {
+		return act()
+	}
 	note := func(ctx context.Context, stage string) error {
 		return a.store.Update(ctx, a.by("%s", reason), func(tx *store.Tx) error {
 			d := journal.Draft{Action: action + stage, Subject: subject}

@@ -105,3 +105,31 @@ func TestWriteFileIsAtomic(t *testing.T) {
 	close(done)
 	wg.Wait()
 }
+
+func TestCreateFile(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "alice.key")
+	if err := CreateFile(file, []byte("first"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if err := CreateFile(file, []byte("second"), 0o600); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("over a file that exists: got %v", err)
+	}
+	if got, err := os.ReadFile(file); err != nil || string(got) != "first" {
+		t.Errorf("read %q, %v: it was overwritten", got, err)
+	}
+	link := file + ".link"
+	if err := os.Symlink(filepath.Join(filepath.Dir(file), "elsewhere"), link); err != nil {
+		t.Fatal(err)
+	}
+	if err := CreateFile(link, nil, 0o600); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("through a link that leads nowhere: got %v", err)
+	}
+	if err := CreateFile(filepath.Join(file, "none"), nil, 0o600); err == nil {
+		t.Error("below a file: no error")
+	}
+	wantFiles(t, filepath.Dir(file), 2)
+}

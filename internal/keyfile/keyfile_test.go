@@ -222,3 +222,34 @@ func TestLoadRefuses(t *testing.T) {
 		}
 	})
 }
+
+func TestNew(t *testing.T) {
+	t.Parallel()
+	for _, kind := range Types() {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			private, public, err := New(kind, []byte(password))
+			if err != nil {
+				t.Fatal(err)
+			}
+			k, err := LoadPure(write(t, private), pass(password))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, id, err := signer.ParsePublicKey(public); err != nil || id != k.Identity() {
+				t.Errorf("the public half is of %s, %v, want %s", id, err, k.Identity())
+			}
+			if _, err := k.Sign(t.Context(), []byte("a message")); err != nil {
+				t.Error(err)
+			}
+			if _, err := LoadPure(write(t, private), pass("wrong")); err == nil {
+				t.Error("another password opens it")
+			}
+		})
+	}
+	for _, tc := range []struct{ name, kind, password string }{{"no password", Types()[0], ""}, {"another kind", "rsa-1024", password}} {
+		if private, _, err := New(tc.kind, []byte(tc.password)); err == nil || private != nil {
+			t.Errorf("%s: made a key, %v", tc.name, err)
+		}
+	}
+}

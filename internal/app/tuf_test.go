@@ -1,0 +1,139 @@
+package app
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
+
+	"github.com/reseal/reseal/rotate"
+	"github.com/reseal/reseal/signer"
+	"github.com/reseal/reseal/tuf"
+)
+
+// denyList is a repository whose keys are all at hand.
+type denyList struct {
+	repository *tuf.Repository
+	keys       map[string]signer.Signer
+	source     TUFSource
+}
+
+func newDenyList(t *testing.T) denyList {
+	t.Helper()
+	d := denyList{keys: map[string]signer.Signer{}}
+	holders := map[string]tuf.Holder{}
+	for _, who := range []string{"@alice", "@dave", "@online"} {
+		_, private, err := ed25519.GenerateKey(nil)
+		check(t, err)
+		d.keys[who], err = signer.InMemory(private)
+		check(t, err)
+		public, err := cryptoutils.MarshalPublicKeyToPEM(private.Public())
+		check(t, err)
+		holders[who] = tuf.Holder{Name: who, Key: public}
+	}
+	dir := filepath.Join(t.TempDir(), "trust")
+	alice := tuf.Group{Holders: []tuf.Holder{holders["@alice"]}}
+	var err error
+	d.repository, _, err = tuf.Init(t.Context(), dir, tuf.Options{}, tuf.Founding{Root: alice, Targets: alice,
+		Revocations: tuf.Group{Holders: []tuf.Holder{holders["@dave"]}}, Online: tuf.Online{Key: holders["@online"].Key}})
+	check(t, err)
+	request, err := d.repository.Export()
+	check(t, err)
+	for _, who := range []string{"@alice", "@dave"} {
+		signed, err := tuf.SignRequest(t.Context(), request, d.keys[who], nil, tuf.Options{})
+		check(t, err)
+		_, err = d.repository.Import(t.Context(), signed)
+		check(t, err)
+	}
+	_, err = d.repository.Publish(t.Context(), d.keys["@online"])
+	check(t, err)
+	server := httptest.NewServer(http.FileServer(http.Dir(d.repository.Published())))
+	t.Cleanup(server.Close)
+	root, err := os.ReadFile(filepath.Join(d.repository.Published(), "1.root.json"))
+	check(t, err)
+	d.source = TUFSource{URL: server.URL, Root: root}
+	return d
+}
+
+func (d denyList) publish(t *testing.T, name string, statement []byte) {
+	t.Helper()
+	_, err := d.repository.PublishRevocations(t.Context(), map[string][]byte{name: statement}, []signer.Signer{d.keys["@dave"]}, d.keys["@online"])
+	check(t, err)
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// denied returns what a home denies by a repository.
+func (d denyList) denied(ctx context.Context, home string) ([]string, error) {
+	statements, err := (&App{options: Options{Home: home}}).revoked(ctx, d.source)
+	var out []string
+	for _, s := range statements {
+		out = append(out, s.Denied()...)
+	}
+	return out, err
+}
+
+func TestAttackDenyList(t *testing.T) {
+	t.Parallel()
+	digest := "sha256:" + strings.Repeat("a", 64)
+	name, statement, err := rotate.Deny([]string{digest}, "leaked", nil, time.Now())
+	check(t, err)
+
+	t.Run("a denial taken back by whoever has a responder's key", func(t *testing.T) {
+		t.Parallel()
+		d, home := newDenyList(t), t.TempDir()
+		d.publish(t, name, statement)
+		if got, err := d.denied(t.Context(), home); err != nil || !slices.Equal(got, []string{digest}) {
+			t.Fatalf("denies %v, %v", got, err)
+		}
+		var r rotate.Revocation
+		check(t, json.Unmarshal(statement, &r))
+		r.Subject = []rotate.RevocationSubject{}
+		empty, err := json.Marshal(r)
+		check(t, err)
+		d.publish(t, name, empty)
+		if got, err := d.denied(t.Context(), home); err != nil || !slices.Contains(got, digest) {
+			t.Errorf("denies %v, %v: the thief took the denial back", got, err)
+		}
+	})
+
+	t.Run("a statement that cannot be read, in place of a denial", func(t *testing.T) {
+		t.Parallel()
+		for _, text := range []string{"", "[]", "{}", strings.Replace(string(statement), "/v1", "/v9", 1), strings.Replace(string(statement), "aaaa", "zzzz", 1)} {
+			d, home := newDenyList(t), t.TempDir()
+			d.publish(t, name, []byte(text))
+			if got, err := d.denied(t.Context(), home); err == nil {
+				t.Errorf("%q: denies %v, and goes on", text, got)
+			}
+		}
+	})
+
+	t.Run("a mirror that holds the newest denial back", func(t *testing.T) {
+		t.Parallel()
+		d, home := newDenyList(t), t.TempDir()
+		old, err := os.ReadFile(filepath.Join(d.repository.Published(), "timestamp.json"))
+		check(t, err)
+		d.publish(t, name, statement)
+		if _, err := d.denied(t.Context(), home); err != nil {
+			t.Fatal(err)
+		}
+		check(t, os.WriteFile(filepath.Join(d.repository.Published(), "timestamp.json"), old, 0o644))
+		if got, err := d.denied(t.Context(), home); err == nil {
+			t.Errorf("denies %v, and goes on with an older state", got)
+		}
+	})
+}

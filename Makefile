@@ -45,7 +45,7 @@ e2e: build build-pkcs11 peers ## inventory and recover images signed by the real
 	$(GO) test -buildvcs=false -count=1 -run '^TestPostgres$$' ./internal/store # installs PostgreSQL, as root, for the tests below
 	CGO_ENABLED=1 $(GO) test -tags pkcs11key -buildvcs=false -count=1 ./internal/pkcs11
 	$(GO) test -tags e2e -buildvcs=false -count=1 -timeout 30m -v -run '^(TestConformance|TestPeers|TestDifferences)$$' ./tuf/rehearsal # every rotation before every recovery; real clients
-	$(GO) test -tags e2e -buildvcs=false -count=1 -timeout 45m -v -run 'TestInventory|TestRecovery|TestKill|TestWorkers|TestResign|TestWriters' ./cmd/reseal
+	$(GO) test -tags e2e -buildvcs=false -count=1 -timeout 45m -v -run 'TestInventory|TestRecovery|TestKill|TestWorkers|TestResign|TestWriters|TestTUF' ./cmd/reseal
 
 bench: build peers ## benchmarks beside the peers, into bin/bench.json
 	@rm -f $(BIN)/bench.jsonl $(BIN)/bench.json

@@ -27,7 +27,11 @@ func (rb Runbook) Render() string {
 			paragraph(&b, "   ", "Before: "+s.Precondition)
 		}
 		paragraph(&b, "   ", "Why: "+s.Why)
-		for _, c := range h.commands {
+		commands := s.Commands
+		if len(commands) == 0 {
+			commands = h.commands
+		}
+		for _, c := range commands {
 			fmt.Fprintf(&b, "     $ %s\n", c)
 		}
 		paragraph(&b, "   ", "Without the tool: "+h.byHand)
@@ -102,6 +106,42 @@ func help(a Action) actionHelp {
 	case Report:
 		return actionHelp{"Write it down", []string{"reseal incident show INCIDENT", "reseal journal verify"},
 			"who decided what, when, on which evidence; what stays on hold and who looks at it."}
+	case TUFLook:
+		return actionHelp{"Look at the repository", []string{"reseal tuf status DIR", "reseal tuf walk DIR"},
+			"read the JSON files in the published directory: who holds which role, until when, and which versions there are."}
+	case TUFRevoke:
+		return actionHelp{"Deny, by the responders on call", []string{
+			"reseal tuf revoke DIR DIGEST... --reason WHY           # shows what it would do",
+			"reseal tuf revoke DIR DIGEST... --reason WHY --key RESPONDER.key --online-key REF --apply"},
+			"send the statement and its signature by a responder's key to whoever runs a verifier, and have them deny the digests there."}
+	case TUFPropose:
+		return actionHelp{"Propose the change", []string{"reseal tuf propose DIR --renew ROLE --reason WHY", "reseal tuf export DIR request.json"},
+			"copy the newest metadata, raise its version by one, change it, set its expiry, and take the signatures out. Tell each holder the SHA-256 of its canonical JSON by telephone."}
+	case TUFSign:
+		return actionHelp{"Have the holders sign, each on a machine of their own", []string{
+			"reseal tuf sign request.json NAME.sig --root ROOT.json --key NAME.key --event EVENT",
+			"reseal tuf import DIR NAME.sig...", "reseal tuf check DIR"},
+			"each holder compares what is to be signed with what is published, and signs its canonical JSON in the form of the TUF specification, 4.2 with their key."}
+	case TUFPublish:
+		return actionHelp{"Publish", []string{"reseal tuf publish DIR           # shows what it would do", "reseal tuf publish DIR --online-key REF --apply"},
+			"sign a new snapshot and timestamp with the online key. Copy targets and metadata first, the new root then, timestamp.json last."}
+	case TUFRefresh:
+		return actionHelp{"Refresh timestamp and snapshot", []string{"reseal tuf refresh DIR --online-key REF --apply"},
+			"raise the version of timestamp.json, set its expiry, and sign it with the online key."}
+	case TUFRepublish:
+		return actionHelp{"Put back what was published", []string{"reseal tuf republish DIR           # says what is wrong", "reseal tuf republish DIR --apply"},
+			"copy what the repository's directory has over what is published, timestamp.json last; take away every N.root.json that is newer than its own."}
+	case TUFRebuild:
+		return actionHelp{"Rebuild the directory from a mirror", []string{
+			"reseal tuf rebuild DIR --from URL --root ROOT.json           # verifies, writes nothing", "reseal tuf rebuild DIR --from URL --root ROOT.json --apply"},
+			"fetch every N.root.json, and timestamp, snapshot, targets and each file that they list by its hash; verify each signature from a root you know."}
+	case TUFFound:
+		return actionHelp{"Found a new repository", []string{
+			"reseal tuf init NEW --holder @NAME=NAME.pub --responder @NAME=NAME.pub --online ONLINE.pub --file trusted_root.json=trusted_root.json --reason WHY"},
+			"gather the holders and make new keys, root metadata of version 1, and have all of it signed."}
+	case TUFRepin:
+		return actionHelp{"Bring the new root to every client", []string{"reseal tuf repin-kit NEW/published/1.root.json KIT --name NAME --url URL"},
+			"send the new root to whoever runs a client, and its SHA-256 by another way; they replace the old root by hand."}
 	}
 	return actionHelp{title: string(a), byHand: "this action has no description."}
 }

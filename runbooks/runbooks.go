@@ -40,9 +40,24 @@ const (
 	Report  Action = "report"
 )
 
+// The actions on a TUF repository. Their steps name the commands themselves.
+const (
+	TUFLook      Action = "tuf-look"
+	TUFRevoke    Action = "tuf-revoke"
+	TUFPropose   Action = "tuf-propose"
+	TUFSign      Action = "tuf-sign"
+	TUFPublish   Action = "tuf-publish"
+	TUFRefresh   Action = "tuf-refresh"
+	TUFRepublish Action = "tuf-republish"
+	TUFRebuild   Action = "tuf-rebuild"
+	TUFFound     Action = "tuf-found"
+	TUFRepin     Action = "tuf-repin"
+)
+
 // Actions lists every action.
 func Actions() []Action {
-	return []Action{Scan, Declare, Impact, Plan, Approve, Contain, Resign, CutOver, Verify, Report}
+	return []Action{Scan, Declare, Impact, Plan, Approve, Contain, Resign, CutOver, Verify, Report,
+		TUFLook, TUFRevoke, TUFPropose, TUFSign, TUFPublish, TUFRefresh, TUFRepublish, TUFRebuild, TUFFound, TUFRepin}
 }
 
 // Stop ends the run when a step fails. So far there is no other way to go on.
@@ -66,6 +81,8 @@ type Step struct {
 	Approval        bool   `yaml:"approval,omitempty" json:"approval,omitempty"`         // people must agree before the run goes on
 	PointOfNoReturn bool   `yaml:"point_of_no_return,omitempty" json:"point_of_no_return,omitempty"`
 	OnFailure       string `yaml:"on_failure" json:"on_failure"`
+	// Commands are what a person types; empty: what is usual for the action.
+	Commands []string `yaml:"commands,omitempty" json:"commands,omitempty"`
 }
 
 //go:embed *.yaml
@@ -166,6 +183,11 @@ func (rb Runbook) Lint() error {
 		}
 		if strings.TrimSpace(s.Why) == "" {
 			bad("%s: it does not say why", at)
+		}
+		for _, c := range s.Commands {
+			if !strings.HasPrefix(c, "reseal ") || strings.ContainsAny(c, "\n\r") {
+				bad("%s: command %q: expected one line that begins with reseal", at, c)
+			}
 		}
 		if s.OnFailure != Stop {
 			bad("%s: on_failure is %q, expected %q", at, s.OnFailure, Stop)

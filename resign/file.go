@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/sigstore/cosign/v2/pkg/oci/static"
@@ -419,8 +420,11 @@ func inspect(in io.Reader) (digest string, err error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "", err
 	}
-	if string(head) == paeStart {
+	switch {
+	case string(head) == paeStart:
 		return "", errors.New("it is what is signed in an envelope (DSSE), not a file: a signature over it would be one over the claim in it")
+	case strings.HasPrefix(string(head), sshStart):
+		return "", errors.New("it is what an SSH key signs, not a file: a signature over it would be one over what it names by its hash")
 	}
 	for {
 		c, err := b.ReadByte()
@@ -456,6 +460,9 @@ func inspect(in io.Reader) (digest string, err error) {
 // paeStart is how what is signed in a DSSE envelope begins (DSSE 1.0.2).
 const paeStart = "DSSEv1 "
 
+// sshStart is how what an SSH key signs for people begins (OpenSSH, PROTOCOL.sshsig).
+const sshStart = "SSHSIG"
+
 // known says what a JSON object is to verifiers that take a signature over its
 // bytes, or an attestation about its digest, for more than that of a file; or "".
 func known(text []byte) string {
@@ -464,11 +471,14 @@ func known(text []byte) string {
 		SchemaVersion json.RawMessage `json:"schemaVersion"`
 		Config        json.RawMessage `json:"config"`
 		Layers        json.RawMessage `json:"layers"`
+		FSLayers      json.RawMessage `json:"fsLayers"`
 		Manifests     json.RawMessage `json:"manifests"`
 		SpecVersion   json.RawMessage `json:"spec_version"` // of the signed part of TUF metadata
 		Type          json.RawMessage `json:"_type"`
 		Schema        json.RawMessage `json:"schema"` // of what people sign to approve a plan
 		Approver      json.RawMessage `json:"approver"`
+		Plan          json.RawMessage `json:"plan"` // of what one of them signs to do without approvals
+		By            json.RawMessage `json:"by"`
 	}
 	// Whatever follows the first value: what reads no further must not see more.
 	if json.NewDecoder(bytes.NewReader(text)).Decode(&o) != nil {
@@ -477,14 +487,34 @@ func known(text []byte) string {
 	switch {
 	case o.Critical != nil:
 		return "the payload of an image signature"
-	case o.SchemaVersion != nil && (o.Config != nil || o.Layers != nil || o.Manifests != nil):
+	case o.SchemaVersion != nil && (o.Config != nil || o.Layers != nil || o.FSLayers != nil || o.Manifests != nil),
+		describes(o.Config) && o.Layers != nil, describes(o.Manifests): // few ask for the version
 		return "the manifest of an image"
 	case o.SpecVersion != nil && o.Type != nil:
 		return "the signed part of TUF metadata"
 	case o.Schema != nil && o.Approver != nil:
 		return "somebody's approval of a plan"
+	case o.Schema != nil && o.Plan != nil && o.By != nil:
+		return "somebody's word that a plan is carried out without approvals"
 	}
 	return ""
+}
+
+// describes reports whether a JSON value is a descriptor, or a list with one in it
+// (OCI image specification, "OCI Content Descriptors").
+func describes(value json.RawMessage) bool {
+	type descriptor struct {
+		Digest string `json:"digest"`
+	}
+	var one descriptor
+	var list []json.RawMessage
+	if json.Unmarshal(value, &list) == nil {
+		return slices.ContainsFunc(list, func(v json.RawMessage) bool {
+			var d descriptor
+			return json.Unmarshal(v, &d) == nil && d.Digest != ""
+		})
+	}
+	return json.Unmarshal(value, &one) == nil && one.Digest != ""
 }
 
 // makeFile signs a unit that is kept in files and returns the bytes to persist.

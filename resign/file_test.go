@@ -617,6 +617,11 @@ func attackFiles(t *testing.T, b *bench) {
 			"somebody's approval of a plan": " \n\t" + `{"approver":"alice","digest":"sha256:00","kind":"plan","schema":"reseal.approval/v1"}`,
 			"the payload of an image":       strings.Repeat(" ", 10_000) + `{"x":{},"Critical":null}trailing`,
 			"the manifest of an image":      `{"schemaVersion":2,"layers":[]}`,
+			"it is the manifest of an":      `{"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"digest":"sha256:00"},"layers":[]}`,
+			"is the manifest of an image":   `{"manifests":[0,{"digest":"sha256:00"}]}`,
+			"manifest of an image":          `{"schemaVersion":1,"fsLayers":[{"blobSum":"sha256:00"}]}`,
+			"carried out without approvals": `{"by":"alice","incident":"i","plan":"sha256:00","reason":"there is no time","schema":"reseal.break-glass/v1"}`,
+			"what an SSH key signs":         "SSHSIG\x00\x00\x00\x04file",
 		} {
 			k := b.newFileCase(t)
 			k.enter(t, inventory.Digest([]byte(text)), inventory.Blob, k.oldBlob(t, []byte(text)))

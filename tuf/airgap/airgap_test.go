@@ -506,6 +506,15 @@ func TestAttack(t *testing.T) {
 			check(t, w.Publish())
 			return w.export(), w.options()
 		}, Rollback},
+		{"a role dropped from the snapshot under a new online key", func(t *testing.T, w *world, old string) (string, ImportOptions) {
+			w.Lose("online")
+			check(t, w.Hold("snapshot", 1, "online"))
+			check(t, w.Hold("timestamp", 1, "online"))
+			check(t, w.Rotate())
+			delete(w.Snapshot.Meta, "revocations.json")
+			check(t, w.Publish())
+			return w.export(), w.options()
+		}, Rollback},
 		{"another content under the same versions", func(t *testing.T, w *world, old string) (string, ImportOptions) {
 			w.Timestamp.Version--
 			w.clock = w.clock.Add(time.Minute) // another expiry

@@ -123,6 +123,9 @@ func verify(read reader, oldest, newest int64, t trust) (s *state, err error) {
 			if role == metadata.TARGETS {
 				return nil, refuse(Incomplete, "publish it anew", "the snapshot lists no targets.json")
 			}
+			if err := s.notBefore(role, delegator, t.old); err != nil {
+				return nil, err
+			}
 			continue // not published yet: no client of the original finds it either
 		}
 		name = versioned(role, meta.Version)
@@ -240,7 +243,7 @@ func newest(old reader, role string) []byte {
 	return data
 }
 
-// notBefore refuses a role that is older than in the old state, even when the online keys were replaced in between and
+// notBefore refuses a role that is older than in the old state, or gone, even when the online keys were replaced in between and
 // the old snapshot counts no more: what the holders of the role signed last still binds it, as long as they hold it.
 func (s *state) notBefore(role, delegator string, old reader) error {
 	if old == nil {
@@ -266,7 +269,13 @@ func (s *state) notBefore(role, delegator string, old reader) error {
 	} else {
 		err = s.Targets[delegator].VerifyDelegate(role, before)
 	}
-	if now := s.Targets[role].Signed.Version; err == nil && now < before.Signed.Version {
+	if err != nil {
+		return nil
+	}
+	if s.Targets[role] == nil {
+		return refuse(Rollback, "have the repository published with it, and export it anew", "the snapshot lists no %s.json, and version %d was imported before", role, before.Signed.Version)
+	}
+	if now := s.Targets[role].Signed.Version; now < before.Signed.Version {
 		return refuse(Rollback, "ask whoever made it for the newest one", "%s is at version %d, and version %d was imported before", role, now, before.Signed.Version)
 	}
 	return nil

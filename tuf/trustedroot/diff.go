@@ -344,7 +344,7 @@ type Loss struct {
 
 // Lost says what would stop verifying with a new trusted root: authorities that
 // are dropped, that end earlier or start later, or of which the key or the chain
-// is another.
+// is another, and logs that a second entry may hide.
 func Lost(old, new []byte) ([]Loss, error) {
 	a, b, err := both(old, new)
 	if err != nil {
@@ -352,16 +352,21 @@ func Lost(old, new []byte) ([]Loss, error) {
 	}
 	var out []Loss
 	for _, k := range Kinds() {
-		for _, p := range pairs(entries(a.pb, k), entries(b.pb, k)) {
-			if p.old == nil {
-				continue
-			}
+		list := pairs(entries(a.pb, k), entries(b.pb, k))
+		for _, p := range list {
+			of := p.old
 			add := func(after, before time.Time, format string, args ...any) {
-				l := Loss{Authority: p.old.Authority, Why: fmt.Sprintf(format, args...), After: after, Before: before, Evidence: p.old.evidence()}
+				l := Loss{Authority: of.Authority, Why: fmt.Sprintf(format, args...), After: after, Before: before, Evidence: of.evidence()}
 				if k == Log && after.IsZero() && before.IsZero() {
-					l.Untold = fmt.Sprintf("the inventory does not tell which signatures by keys are in %s and in no other log, if it is one of Rekor v2: clients that ask for a log entry would refuse those", p.old)
+					l.Untold = fmt.Sprintf("the inventory does not tell which signatures by keys are in %s and in no other log, if it is one of Rekor v2: clients that ask for a log entry would refuse those", of)
 				}
 				out = append(out, l)
+			}
+			if of == nil {
+				if of = hidden(list, p.new); of != nil {
+					add(time.Time{}, time.Time{}, "it is there twice now, and clients use one of the two")
+				}
+				continue
 			}
 			if p.new == nil {
 				add(time.Time{}, time.Time{}, "it is dropped")
@@ -380,6 +385,17 @@ func Lost(old, new []byte) ([]Loss, error) {
 		}
 	}
 	return out, nil
+}
+
+// hidden returns the log that was there before and that a new entry may hide:
+// clients know logs by their ID alone. Nil: there is none.
+func hidden(list []pair[entry], by *entry) *entry {
+	for _, p := range list {
+		if by.log != nil && p.old != nil && p.old.ID == by.ID && !proto.Equal(p.old.message(), by.message()) {
+			return p.old
+		}
+	}
+	return nil
 }
 
 // altered reports a change of what the evidence of an authority is checked

@@ -589,6 +589,12 @@ func TestLost(t *testing.T) {
 			r.pb.Ctlogs[0].PublicKey.RawBytes = r.pb.Tlogs[0].PublicKey.RawBytes
 			return nil
 		}, []string{"ct " + r.Authorities()[3].ID + ": what its evidence is checked with is another: publicKey.rawBytes"}},
+		"a second window that hides the first": {func(r *Root) error {
+			again := proto.Clone(r.pb.Ctlogs[0]).(*prototrustroot.TransparencyLogInstance)
+			again.PublicKey.ValidFor.Start.Seconds += 3600
+			r.pb.Ctlogs = append(r.pb.Ctlogs, again)
+			return nil
+		}, []string{"ct " + r.Authorities()[3].ID + ": it is there twice now, and clients use one of the two"}},
 		"another name": {func(r *Root) error { r.pb.CertificateAuthorities[0].Uri = "https://new.example"; return nil }, nil},
 		"a shorter chain": {func(r *Root) error {
 			c := r.pb.CertificateAuthorities[0].CertChain

@@ -112,6 +112,9 @@ func (a *App) ImportBlobs(ctx context.Context, o BlobImport, keys []crypto.Publi
 		if err != nil {
 			return r, err
 		}
+		if o.Certificate == "" {
+			f = byKey(v, f)
+		}
 		if err := evidence.Import(ctx, a.store, v, a.by("import of %s", path), []evidence.File{f}, &r); err != nil {
 			return r, err
 		}
@@ -123,6 +126,24 @@ func (a *App) ImportBlobs(ctx context.Context, o BlobImport, keys []crypto.Publi
 		return r, fmt.Errorf("%w: %d problems", ErrIncomplete, r.Problems)
 	}
 	return r, nil
+}
+
+// byKey takes the certificate that was found beside a signature from it where a
+// key made it: a certificate may stand there for another reason, and nothing that
+// somebody puts there keeps a good signature from being known as one.
+func byKey(v *verify.Verifier, f evidence.File) evidence.File {
+	b, err := verify.ParseBlobSignature(f.Content)
+	if err != nil || b.Certificate == "" || f.Digest == "" {
+		return f
+	}
+	verifies := func(content []byte) bool {
+		return v.Stored(verify.Subject{Repository: inventory.Files, Digest: f.Digest, Content: f.Subject}, inventory.Blob, nil, content).Verified
+	}
+	b.Certificate = ""
+	if content, err := b.Content(); err == nil && !verifies(f.Content) && verifies(content) {
+		f.Content = content
+	}
+	return f
 }
 
 // file reads one signature with what goes with it.

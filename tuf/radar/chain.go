@@ -105,12 +105,13 @@ func (l *look) findRoots(ctx context.Context) (map[int64][]byte, error) {
 // walk asks a server for one root after the other, as clients do, from the pinned one or from the first.
 func (l *look) walk(ctx context.Context, out map[int64][]byte) error {
 	const gap = 2 // so many versions may be missing before the rest is taken for not there
-	missing, n := 0, int64(1)
-	for ; len(out) < maxRoots; n++ {
+	missing, n, size := 0, int64(1), 0
+	for ; len(out) < maxRoots && size < maxAllRoots; n++ {
 		data, err := l.files.read(ctx, l.files.root(n), maxRoot)
 		switch {
 		case err == nil:
 			out[n], missing = data, 0
+			size += len(data)
 			continue
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -134,6 +135,8 @@ func (l *look) walk(ctx context.Context, out map[int64][]byte) error {
 			return nil
 		}
 	}
+	l.say(Error, "too-many-roots", "root", "find out who runs the server; of a repository that is yours look at a copy in a directory",
+		"the server has more roots than root %d, which is %d bytes so far: the rest was not looked at", n-1, size)
 	return nil
 }
 

@@ -26,8 +26,11 @@ const (
 	maxDeclared  = 256 << 20 // a length that a snapshot declares is believed up to here
 )
 
-// maxRoots is how many versions of root are read.
-const maxRoots = 4096
+// How many versions of root are read, and how many bytes of them from a web address.
+const (
+	maxRoots    = 4096
+	maxAllRoots = 64 << 20
+)
 
 // requestTimeout bounds one request; the context bounds the whole.
 const requestTimeout = 30 * time.Second

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -813,6 +814,23 @@ func TestAttack(t *testing.T) {
 		r.Touch(d.Roles[0].Name)
 		check(t, r.Publish())
 		wantCodes(t, read(t, written(t, r.Files()), Options{})) // it lies in the repository, under an escaped name
+	})
+	t.Run("a server with roots without end", func(t *testing.T) {
+		t.Parallel()
+		content := make([]byte, maxRoot)
+		var asked atomic.Int64
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if asked.Add(1) > 2*maxAllRoots/maxRoot {
+				w.WriteHeader(http.StatusInternalServerError)
+				return
+			}
+			_, _ = w.Write(content)
+		}))
+		t.Cleanup(server.Close)
+		s := read(t, server.URL, Options{})
+		if !slices.ContainsFunc(s.Problems, func(p Problem) bool { return p.Code == "too-many-roots" }) || asked.Load() > maxAllRoots/maxRoot+1 {
+			t.Errorf("%d roots were read, and it is told: %+v", asked.Load(), s.Problems[max(0, len(s.Problems)-1):])
+		}
 	})
 	t.Run("one key under two ids to reach the threshold", func(t *testing.T) {
 		r := newRepository(t)

@@ -116,9 +116,35 @@ func TestAttack(t *testing.T) {
 		refused(t, err, "published targets is not signed")
 		// Or as if there had been none.
 		delete(f.Before, "targets")
-		q, err := ReadRequest(seal(t, &f), o.pinned, Options{})
+		_, err = ReadRequest(seal(t, &f), o.pinned, Options{})
+		refused(t, err, "targets is published and does not come with it")
+	})
+	t.Run("request that hides what it takes away", func(t *testing.T) {
+		o := newOrg(t)
+		o.change(t, AddRole{Name: "releases", Paths: []string{"releases/*"}, Holders: holdersOf(o.holders), Threshold: 1})
+		o.change(t, SetTarget{Name: "releases/a", Data: []byte("a")})
+		_, err := o.repo.Propose(t.Context(), Proposal{Changes: []Change{RemoveTarget{Name: "releases/a"}}, Accept: []string{"releases/a"}})
 		check(t, err)
-		if got := fmt.Sprint(q.Diff().Roles[0].Changes); !strings.Contains(got, "trusted_root.json is new") {
+		f := o.request(t)
+		delete(f.Before, "releases")
+		_, err = ReadRequest(seal(t, &f), o.pinned, Options{})
+		refused(t, err, "releases is published and does not come with it")
+		// Nor are those fooled who are shown nothing of what delegates to it.
+		delete(f.Before, "targets")
+		_, err = ReadRequest(seal(t, &f), o.pinned, Options{})
+		if err == nil {
+			t.Error("it is taken")
+		}
+		check(t, o.repo.Withdraw(t.Context()))
+		// A role that begins again honestly goes on from a version that is not shown.
+		_, err = o.repo.Propose(t.Context(), Proposal{Changes: []Change{RemoveRole{"releases"}}, Accept: []string{"releases"}})
+		check(t, err)
+		o.sign(t, o.holders...)
+		o.publish(t)
+		o.propose(t, AddRole{Name: "releases", Paths: []string{"releases/*"}, Holders: holdersOf(o.holders), Threshold: 1})
+		d, err := o.repo.Diff()
+		check(t, err)
+		if got := fmt.Sprint(d); !strings.Contains(got, "no version before 3 is shown") {
 			t.Errorf("the holder is not told: %s", got)
 		}
 	})

@@ -122,6 +122,9 @@ func (w *words) versions(from, to int64, was, expires time.Time) {
 	if from > 0 && to != from+1 {
 		w.warn("version %d follows %d: versions in between are left out", to, from)
 	}
+	if from == 0 && to > 1 {
+		w.warn("no version before %d is shown, and there may be one: what it takes away cannot be seen here", to)
+	}
 	if !w.now.Before(expires) {
 		w.warn("it is expired already: it expires on %s, and this machine's clock says %s", expires.Format(time.RFC3339), w.now.UTC().Format(time.RFC3339))
 	}

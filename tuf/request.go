@@ -233,6 +233,9 @@ func readRequest(data, trustedRoot []byte, o Options) (q *Request, err error) {
 	if d.rootView() == nil {
 		return nil, errors.New("there is no root in it")
 	}
+	if err := d.withheld(); err != nil {
+		return nil, err
+	}
 	for _, role := range d.changed() {
 		if _, err := d.rings(role); err != nil {
 			return nil, err
@@ -257,6 +260,25 @@ func readRequest(data, trustedRoot []byte, o Options) (q *Request, err error) {
 		return nil, fmt.Errorf("it is damaged: it says to be of event %s and is of %s", q.file.Event, id)
 	}
 	return q, nil
+}
+
+// withheld refuses a request without published metadata of what it changes: what a change takes away would not be seen.
+func (d *draft) withheld() error {
+	for _, role := range d.changed() {
+		if role == metadata.ROOT || d.empty() {
+			continue
+		}
+		_, err := delegatorOf(role, func(name, _ string) (*targetsMeta, error) {
+			if m := d.Targets[name]; m != nil {
+				return m, nil
+			}
+			return nil, errNoRole
+		})
+		if d.Targets[role] == nil && (err == nil || d.Targets[metadata.TARGETS] == nil) {
+			return fmt.Errorf("%s is published and does not come with it, so that nobody can say what the request takes away: somebody left it out; ask the repository's operator by another way", role)
+		}
+	}
+	return nil
 }
 
 // follow takes a chain of roots that contains the trusted one.

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 )
 
@@ -109,7 +110,10 @@ func (r *Repository) commit(ctx context.Context, steps []step) error {
 	if err != nil {
 		return err
 	}
-	err = r.writeAll(ctx, r.dir, files)
+	err = r.room(steps)
+	if err == nil {
+		err = r.writeAll(ctx, r.dir, files)
+	}
 	if err == nil {
 		err = r.writeAll(ctx, r.dir, []file{{pendingFile, manifest}})
 	}
@@ -117,6 +121,43 @@ func (r *Repository) commit(ctx context.Context, steps []step) error {
 		return fmt.Errorf("nothing was changed: %w", err)
 	}
 	return r.finish(ctx)
+}
+
+// room refuses files that would have to lie where there is a directory, or below a file: found out later, it would stop
+// the repository in the middle of a change that nothing can finish.
+func (r *Repository) room(steps []step) error {
+	type at struct {
+		in   place
+		name string
+	}
+	files := map[at]bool{}
+	for _, s := range steps {
+		if s.Do != "remove" {
+			files[at{s.In, s.Name}] = true
+		}
+	}
+	for f := range files {
+		dir := r.dir
+		if f.in == inPublished {
+			dir = r.published
+		}
+		look := func(name string) fs.FileMode { // 0: nothing is there, or nobody can tell
+			info, err := os.Stat(filepath.Join(dir, filepath.FromSlash(name)))
+			if err != nil {
+				return 0
+			}
+			return info.Mode().Type() | 1
+		}
+		if look(f.name).IsDir() {
+			return fmt.Errorf("%s is a directory, and was to be a file: choose another name, or remove the directory if it is empty", f.name)
+		}
+		for up := path.Dir(f.name); up != "."; up = path.Dir(up) {
+			if mode := look(up); files[at{f.in, up}] || mode != 0 && !mode.IsDir() {
+				return fmt.Errorf("%s cannot lie below %s, which is a file: choose another name", f.name, up)
+			}
+		}
+	}
+	return nil
 }
 
 // finish carries out what was decided on, if anything was. The context does not stop it half way: it is bounded, and

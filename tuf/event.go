@@ -422,8 +422,13 @@ func (r *Repository) store(ctx context.Context, e eventState, d *draft) (*Event,
 		event.Dropped = append(event.Dropped, dropped...)
 		steps = append(steps, write(inSource, eventRoleFile(role), data))
 	}
+	var targets []step // as publishing will write them
 	for _, name := range e.Files {
 		steps = append(steps, write(inSource, eventTarget(name), d.files[name]))
+		targets = append(targets, write(inSource, targetsDir+"/"+name, d.files[name]))
+	}
+	if err := r.room(targets); err != nil {
+		return nil, err
 	}
 	for _, role := range old.Roles {
 		if !slices.Contains(e.Roles, role) {

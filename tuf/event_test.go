@@ -352,3 +352,37 @@ func TestSeveralChangesInOneEvent(t *testing.T) {
 		t.Errorf("custom %s", got)
 	}
 }
+
+func TestTargetsInEachOthersWay(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	deny := func(name string) {
+		t.Helper()
+		o.revoke(t, map[string][]byte{"revocations/" + name: []byte("{}")})
+	}
+	deny("a.json")
+	o.change(t, SetTarget{Name: "a", Data: []byte("a")})
+	for _, c := range []struct {
+		why     string
+		changes []Change
+	}{
+		{"below targets/b", []Change{SetTarget{Name: "b", Data: []byte("b")}, SetTarget{Name: "b/c", Data: []byte("c")}}},
+		{"below targets/a", []Change{SetTarget{Name: "a/b", Data: []byte("b")}}},
+		{"is a directory", []Change{SetTarget{Name: "revocations", Data: []byte("b")}}},
+	} {
+		unchanged(t, o.dir, func() {
+			_, err := o.repo.Propose(t.Context(), Proposal{Changes: c.changes})
+			refused(t, err, c.why)
+		})
+	}
+	// What comes in the way while an event is open stops that event, and nothing else.
+	o.propose(t, SetTarget{Name: "late", Data: []byte("late")})
+	o.sign(t, o.holders...)
+	check(t, os.Mkdir(filepath.Join(o.dir, targetsDir, "late"), 0o755))
+	_, err := o.repo.Publish(t.Context(), o.online.Signer)
+	refused(t, err, "nothing was changed: targets/late is a directory")
+	deny("b.json")
+	if got := o.revocations(t, ""); len(got) != 2 {
+		t.Errorf("clients see %d denials", len(got))
+	}
+}

@@ -478,6 +478,30 @@ func TestAttack(t *testing.T) {
 		}
 		refused(t, d.validate(), "one key twice")
 	})
+	t.Run("one key for the online role and a person", func(t *testing.T) {
+		o := newOrg(t)
+		rita := newP256(t, "@rita")
+		o.holders = append(o.holders, rita) // to sign what she is asked for
+		o.change(t, AddRole{Name: "releases", Paths: []string{"releases/*"}, Holders: []Holder{rita.Holder}, Threshold: 1})
+		for what, c := range map[string]struct {
+			change Change
+			why    string
+		}{
+			"the online key is a responder's":  {SetOnline{Online{Key: o.responders[0].Key}}, "online key is a key of role"},
+			"the online key is of a role":      {SetOnline{Online{Key: rita.Key}}, "online key is a key of role"},
+			"the online key is a root key":     {SetOnline{Online{Key: o.holders[0].Key}}, "online key is a key of role"},
+			"a responder's key becomes root":   {AddHolder{"root", o.responders[0].Holder}, "responders need keys of their own"},
+			"a root key becomes a responder's": {AddHolder{"revocations", o.holders[0].Holder}, "responders need keys of their own"},
+		} {
+			_, err := o.repo.Propose(t.Context(), Proposal{Changes: []Change{c.change}})
+			if err == nil {
+				t.Errorf("%s: it is proposed", what)
+				check(t, o.repo.Withdraw(t.Context()))
+				continue
+			}
+			refused(t, err, c.why)
+		}
+	})
 	t.Run("removed responder", func(t *testing.T) {
 		o := newOrg(t)
 		gone := o.responders[0]

@@ -417,8 +417,18 @@ func (d *draft) validate() error {
 			return err
 		}
 	}
-	for _, by := range slices.Sorted(maps.Keys(d.roles)) {
-		g := d.roles[by].Signed.Delegations
+	delegators := maps.Clone(d.roles)
+	if d.root != nil && d.Targets[metadata.TARGETS] != nil {
+		// Root's keys and the online key are held against those of every role, also of those that stay as they are.
+		if err := d.each(func(role string, m *targetsMeta) error {
+			delegators[role] = m
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	for _, by := range slices.Sorted(maps.Keys(delegators)) {
+		g := delegators[by].Signed.Delegations
 		if g == nil {
 			continue
 		}
@@ -430,7 +440,7 @@ func (d *draft) validate() error {
 			names = append(names, g.SuccinctRoles.GetRoles()[0])
 		}
 		for _, name := range names {
-			ring, err := delegatedRing(d.roles[by], name)
+			ring, err := delegatedRing(delegators[by], name)
 			if err == nil {
 				err = check(ring)
 			}

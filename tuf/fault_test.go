@@ -236,6 +236,13 @@ func TestAbandonedReveal(t *testing.T) {
 		s.repo, err = Open(s.dir, Options{})
 		check(t, err)
 		_, err = s.repo.Republish(t.Context())
+		if at == after { // clients have seen it: it is not to be abandoned
+			refused(t, err, "rebuild it from the published directory")
+			rebuilt := filepath.Join(t.TempDir(), "rebuilt")
+			s.repo, _, err = Rebuild(t.Context(), rebuilt, Options{Published: s.published}, DirMirror(s.published), s.pinned)
+			check(t, err)
+			s.dir, s.online = rebuilt, online
+		}
 		check(t, err)
 		s.propose(t, SetThreshold{"root", 3})
 		s.sign(t, s.holders...)

@@ -37,6 +37,9 @@ func (r *Repository) Republish(ctx context.Context) (*Republished, error) {
 		if s.empty() {
 			return errors.New("nothing was published yet: publish the first event")
 		}
+		if err := r.newest(s); err != nil {
+			return err
+		}
 		var steps []step
 		for i, root := range s.roots {
 			steps = append(steps, write(inPublished, versioned(metadata.ROOT, s.first+int64(i)), root))
@@ -97,6 +100,37 @@ func (r *Repository) Republish(ctx context.Context) (*Republished, error) {
 		return nil, fmt.Errorf("tuf: republish: %w", err)
 	}
 	return out, nil
+}
+
+// newest fails when clients were led further than s, by a root that its holders signed: the repository's directory is an
+// old copy. To put s back would leave those clients with a root that nothing here follows.
+func (r *Repository) newest(s *state) error {
+	var next *state
+	for roots := slices.Clone(s.roots); ; {
+		data, err := r.readPublished(versioned(metadata.ROOT, s.first+int64(len(roots))))
+		if err != nil {
+			break
+		}
+		roots = append(roots, data)
+		longer := newState(nil)
+		if longer.chain(slices.Clone(roots), historyFile) != nil {
+			break // somebody's, whom no client follows
+		}
+		next = longer
+	}
+	if next == nil {
+		return nil
+	}
+	next.RefTime = time.Time{}
+	data, err := r.readPublished("timestamp.json")
+	if err != nil {
+		return nil
+	}
+	if t, err := next.UpdateTimestamp(data); err != nil || t.Signed.Version <= s.Timestamp.Signed.Version {
+		return nil
+	}
+	return fmt.Errorf("root %d is published, signed by the holders of root %d and in use, and this directory does not know it: it is an old copy; rebuild it from the published directory. If thieves signed that root, found a new repository and have clients pin its root",
+		next.Root.Signed.Version, s.Root.Signed.Version)
 }
 
 // strayRoots lists files that clients would take for roots after the newest one.

@@ -153,6 +153,18 @@ func TestRepublish(t *testing.T) {
 	check(t, err)
 	_, err = old.repo.Refresh(t.Context(), old.online.Signer, false)
 	check(t, err)
+	// An old copy of the directory, from before root was changed, does not take clients back.
+	away := filepath.Join(t.TempDir(), "away")
+	moved := newOrgIn(t, filepath.Join(t.TempDir(), "repository"), Options{Published: away}, nil)
+	copied := filepath.Join(t.TempDir(), "copy")
+	check(t, os.CopyFS(copied, os.DirFS(moved.dir)))
+	moved.change(t, SetThreshold{"root", 3})
+	unchanged(t, away, func() {
+		r, err := Open(copied, Options{Published: away})
+		check(t, err)
+		_, err = r.Republish(t.Context())
+		refused(t, err, "it is an old copy; rebuild it")
+	})
 	// A target that is in neither directory any more is named.
 	check(t, os.RemoveAll(filepath.Join(o.published, "targets", "dir")))
 	check(t, os.RemoveAll(filepath.Join(o.dir, "targets", "dir")))

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/reseal/reseal/internal/durable"
@@ -149,21 +150,36 @@ func (a *App) revoked(ctx context.Context, from TUFSource) ([]rotate.Revocation,
 			return nil, err
 		}
 	}
-	files, err := filepath.Glob(filepath.Join(seen, "*.json"))
+	// Also what came when another root was pinned: that it is pinned anew takes no denial back. Whatever cannot be read
+	// fails: it may be what denies.
+	var out []rotate.Revocation
+	dirs, err := os.ReadDir(cache)
 	if err != nil {
 		return nil, err
 	}
-	var out []rotate.Revocation
-	for _, file := range files {
-		statement, err := os.ReadFile(file)
+	for _, dir := range dirs {
+		if !strings.HasPrefix(dir.Name(), "seen-") {
+			continue
+		}
+		files, err := os.ReadDir(filepath.Join(cache, dir.Name()))
 		if err != nil {
 			return nil, err
 		}
-		r, err := rotate.ParseRevocation(statement)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
+		for _, entry := range files {
+			if filepath.Ext(entry.Name()) != ".json" {
+				continue // of a write that was cut off
+			}
+			file := filepath.Join(cache, dir.Name(), entry.Name())
+			statement, err := os.ReadFile(file)
+			if err != nil {
+				return nil, err
+			}
+			r, err := rotate.ParseRevocation(statement)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", file, err)
+			}
+			out = append(out, r)
 		}
-		out = append(out, r)
 	}
 	return out, nil
 }

@@ -111,6 +111,29 @@ func TestAttackDenyList(t *testing.T) {
 		}
 	})
 
+	t.Run("a denial taken back before another root is pinned", func(t *testing.T) {
+		t.Parallel()
+		d, home := newDenyList(t), t.TempDir()
+		d.publish(t, name, statement)
+		if got, err := d.denied(t.Context(), home); err != nil || !slices.Equal(got, []string{digest}) {
+			t.Fatalf("denies %v, %v", got, err)
+		}
+		d.publish(t, name, []byte(strings.Replace(string(statement), strings.Repeat("a", 64), strings.Repeat("b", 64), 1)))
+		d.source.Root = append(slices.Clone(d.source.Root), '\n') // the same, as another way brings it
+		if got, err := d.denied(t.Context(), home); err != nil || !slices.Contains(got, digest) {
+			t.Errorf("denies %v, %v: the denial is forgotten", got, err)
+		}
+	})
+
+	t.Run("a home whose name is a pattern", func(t *testing.T) {
+		t.Parallel()
+		d, home := newDenyList(t), filepath.Join(t.TempDir(), "[home]")
+		d.publish(t, name, statement)
+		if got, err := d.denied(t.Context(), home); err != nil || !slices.Equal(got, []string{digest}) {
+			t.Errorf("denies %v, %v", got, err)
+		}
+	})
+
 	t.Run("a statement that cannot be read, in place of a denial", func(t *testing.T) {
 		t.Parallel()
 		for _, text := range []string{"", "[]", "{}", strings.Replace(string(statement), "/v1", "/v9", 1), strings.Replace(string(statement), "aaaa", "zzzz", 1)} {

@@ -55,7 +55,22 @@ func reveal(name string, data []byte) step {
 
 type pending struct {
 	Schema string `json:"schema"`
-	Steps  []step `json:"steps"`
+	// Published is the directory that is served to clients, when it is another than the usual one and something changes
+	// in it: whoever finishes the change has to finish it there.
+	Published string `json:"published,omitempty"`
+	Steps     []step `json:"steps"`
+}
+
+func (p pending) publishes() bool {
+	return slices.ContainsFunc(p.Steps, func(s step) bool { return s.In == inPublished })
+}
+
+// elsewhere is the published directory when it is not the usual one, which moves with the repository.
+func (r *Repository) elsewhere() string {
+	if r.published == filepath.Join(r.dir, publishedDir) {
+		return ""
+	}
+	return r.published
 }
 
 func parsePending(data []byte) (pending, error) {
@@ -106,7 +121,11 @@ func (r *Repository) commit(ctx context.Context, steps []step) error {
 			files = append(files, file{pendingDir + "/" + s.Digest, s.data})
 		}
 	}
-	manifest, err := json.MarshalIndent(pending{pendingSchema, steps}, "", " ")
+	p := pending{Schema: pendingSchema, Steps: steps}
+	if p.publishes() {
+		p.Published = r.elsewhere()
+	}
+	manifest, err := json.MarshalIndent(p, "", " ")
 	if err != nil {
 		return err
 	}
@@ -173,6 +192,12 @@ func (r *Repository) finish(ctx context.Context) error {
 	p, err := parsePending(data)
 	if err != nil {
 		return err
+	}
+	if p.publishes() && p.Published != r.elsewhere() {
+		if p.Published == "" {
+			p.Published = filepath.Join(r.dir, publishedDir)
+		}
+		return fmt.Errorf("a publication to %s was cut off, and the published directory given now is %s: give the one that it was begun with, to finish it", p.Published, r.published)
 	}
 	if err := r.carryOut(context.WithoutCancel(ctx), p.Steps); err != nil {
 		return fmt.Errorf("stopped in the middle of a change; remove the cause and run this again, which finishes it: %w", err)

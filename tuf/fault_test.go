@@ -362,3 +362,33 @@ func TestFaultOfEvents(t *testing.T) {
 		})
 	}
 }
+
+// Whoever finishes a publication does so where it was begun, and not where they happen to look.
+func TestFinishedWhereItBegan(t *testing.T) {
+	away := filepath.Join(t.TempDir(), "away")
+	o := newOrgIn(t, filepath.Join(t.TempDir(), "repository"), Options{Published: away}, nil)
+	before := listing(t, away)
+	o.repo.hook = func(point, name string) error {
+		if name == "2.revocations.json" {
+			return errCrash
+		}
+		return nil
+	}
+	_, err := o.repo.PublishRevocations(t.Context(), map[string][]byte{"revocations/a.json": []byte("a")}, signersOf(o.responders[:2]), o.online.Signer)
+	if !errors.Is(err, errCrash) {
+		t.Fatal(err)
+	}
+	r, err := Open(o.dir, Options{})
+	check(t, err)
+	unchanged(t, filepath.Dir(o.dir), func() {
+		_, err = r.Refresh(t.Context(), o.online.Signer, false)
+		refused(t, err, "was cut off, and the published directory given now is")
+	})
+	o.repo.hook = nil
+	got, err := o.repo.Refresh(t.Context(), o.online.Signer, false)
+	check(t, err)
+	if after := listing(t, away); !got.Finished || len(after) <= len(before) {
+		t.Errorf("%+v, %d files, before %d", got, len(after), len(before))
+	}
+	o.revoke(t, map[string][]byte{"revocations/b.json": []byte("b")})
+}

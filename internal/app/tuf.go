@@ -1,12 +1,11 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -145,8 +144,11 @@ func (a *App) revoked(ctx context.Context, from TUFSource) ([]rotate.Revocation,
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		digest := sha256.Sum256(statement)
-		err := durable.CreateFile(filepath.Join(seen, hex.EncodeToString(digest[:])+".json"), statement, 0o600)
-		if err != nil && !errors.Is(err, fs.ErrExist) {
+		file := filepath.Join(seen, hex.EncodeToString(digest[:])+".json")
+		if had, err := os.ReadFile(file); err == nil && bytes.Equal(had, statement) {
+			continue
+		}
+		if err := durable.WriteFile(file, statement, 0o600); err != nil {
 			return nil, err
 		}
 	}

@@ -125,6 +125,21 @@ func TestAttackDenyList(t *testing.T) {
 		}
 	})
 
+	t.Run("killed while a denial was kept", func(t *testing.T) {
+		t.Parallel()
+		d, home := newDenyList(t), t.TempDir()
+		d.publish(t, name, statement)
+		if _, err := d.denied(t.Context(), home); err != nil {
+			t.Fatal(err)
+		}
+		files, err := filepath.Glob(filepath.Join(home, tufDir, "seen-*", "*.json"))
+		check(t, err)
+		check(t, os.Truncate(files[0], 7))
+		if got, err := d.denied(t.Context(), home); err != nil || !slices.Equal(got, []string{digest}) {
+			t.Errorf("denies %v, %v", got, err)
+		}
+	})
+
 	t.Run("a home whose name is a pattern", func(t *testing.T) {
 		t.Parallel()
 		d, home := newDenyList(t), filepath.Join(t.TempDir(), "[home]")

@@ -119,6 +119,34 @@ func TestAttack(t *testing.T) {
 		_, err = ReadRequest(seal(t, &f), o.pinned, Options{})
 		refused(t, err, "targets is published and does not come with it")
 	})
+	t.Run("request that adds something within a target", func(t *testing.T) {
+		o := newOrg(t)
+		o.propose(t, SetTarget{Name: "trusted_root.json", Data: []byte("mallory's CA")}, SetTarget{Name: "new.json", Data: []byte("new")})
+		words := func(name string, old, new []byte) []string { return []string{fmt.Sprintf("%q before %d bytes", new, len(old))} }
+		told := func(f requestFile) string {
+			t.Helper()
+			q, err := ReadRequest(seal(t, &f), o.pinned, Options{Words: words})
+			check(t, err)
+			return fmt.Sprint(q.Diff())
+		}
+		f := o.request(t)
+		for _, want := range []string{fmt.Sprintf(`content trusted_root.json: "mallory's CA" before %d bytes`, len(o.trustedRoot)), `content new.json: "new" before 0 bytes`} {
+			if got := told(f); !strings.Contains(got, want) {
+				t.Errorf("the holder is not told %q: %s", want, got)
+			}
+		}
+		f.Content = nil
+		if got := told(f); strings.Contains(got, "mallory") || !strings.Contains(got, "trusted_root.json: its content is not at hand, so that nobody can say what it changes") {
+			t.Errorf("the holder is not warned: %s", got)
+		}
+		r, err := Open(o.dir, Options{Words: words})
+		check(t, err)
+		d, err := r.Diff()
+		check(t, err)
+		if got := fmt.Sprint(d); !strings.Contains(got, "mallory's CA") {
+			t.Errorf("not told: %s", got)
+		}
+	})
 	t.Run("request that hides what it takes away", func(t *testing.T) {
 		o := newOrg(t)
 		o.change(t, AddRole{Name: "releases", Paths: []string{"releases/*"}, Holders: holdersOf(o.holders), Threshold: 1})

@@ -37,7 +37,7 @@ type RoleDiff struct {
 
 // A Line is one change.
 type Line struct {
-	What string `json:"what"` // key, holder, threshold, delegation, target, period or field
+	What string `json:"what"` // key, holder, threshold, delegation, target, content, period or field
 	Text string `json:"text"`
 }
 
@@ -51,12 +51,12 @@ func (r *Repository) Diff() (Diff, error) {
 	if err != nil {
 		return Diff{}, fmt.Errorf("tuf: diff: %w", err)
 	}
-	out := d.diff(r.guard, r.now())
+	out := d.diff(r.guard, r.words, r.now())
 	out.Event, out.By, out.Reason = e.ID, visible(e.By), visible(e.Reason)
 	return out, nil
 }
 
-func (d *draft) diff(guard Guard, now time.Time) Diff {
+func (d *draft) diff(guard Guard, content Words, now time.Time) Diff {
 	out := Diff{Roles: []RoleDiff{}}
 	for _, role := range d.changed() {
 		w := &words{now: now, RoleDiff: RoleDiff{Role: role, Changes: []Line{}}}
@@ -69,6 +69,7 @@ func (d *draft) diff(guard Guard, now time.Time) Diff {
 			}
 			w.targets(old, d.roles[role])
 			w.content(d, guard, old)
+			w.within(d, content, old)
 		}
 		out.Roles = append(out.Roles, w.RoleDiff)
 	}
@@ -527,6 +528,42 @@ func (w *words) content(d *draft, guard Guard, old *targetsMeta) {
 		}
 		for _, what := range guard(name, before, after) {
 			w.warn("%s: %s", name, what)
+		}
+	}
+}
+
+// within says what changes in the content of targets. What is kept back is warned of: it may be what matters.
+func (w *words) within(d *draft, content Words, old *targetsMeta) {
+	if content == nil {
+		return
+	}
+	was := map[string]*metadata.TargetFiles{}
+	if old != nil {
+		was = old.Signed.Targets
+	}
+	now := d.roles[w.Role].Signed.Targets
+	for _, name := range slices.Sorted(maps.Keys(now)) {
+		x, y := was[name], now[name]
+		if x != nil && sameTarget(x, y) {
+			continue
+		}
+		var before []byte
+		var err error
+		if x != nil {
+			before, err = d.target(name, x)
+		}
+		after := d.files[name]
+		if err == nil && (after == nil || y.VerifyLengthHashes(after) != nil) {
+			after, err = d.target(name, y)
+		}
+		if err != nil {
+			if len(content(name, nil, nil)) > 0 {
+				w.warn("%s: its content is not at hand, so that nobody can say what it changes", name)
+			}
+			continue
+		}
+		for _, line := range content(name, before, after) {
+			w.say("content", "%s: %s", name, line)
 		}
 	}
 }

@@ -49,6 +49,7 @@ type Repository struct {
 	dir       string
 	published string
 	guard     Guard
+	words     Words
 	clock     func() time.Time               // nil: the machine's
 	hook      func(point, name string) error // for tests: see reach
 }
@@ -59,6 +60,8 @@ type Options struct {
 	Published string
 	// Guard says what would stop verifying when a target changes. Nil asks nothing, except when a target is removed.
 	Guard Guard
+	// Words says what changes within a target. Nil says nothing: signers see no more of it than its digest.
+	Words Words
 	// Now is the clock; nil means the machine's. Clients that know no other clock than the machine's are left out of
 	// the walk when there is another.
 	Now func() time.Time
@@ -67,12 +70,16 @@ type Options struct {
 // A Guard says in words what would stop verifying when the target name changes from old to new (nil: it is removed).
 type Guard func(name string, old, new []byte) []string
 
+// Words says what the target name says otherwise in new than in old (nil: there was none), nothing for one that it knows
+// nothing of.
+type Words func(name string, old, new []byte) []string
+
 func newRepository(dir string, o Options) (*Repository, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
-	r := &Repository{dir: dir, published: filepath.Join(dir, publishedDir), guard: o.Guard, clock: o.Now}
+	r := &Repository{dir: dir, published: filepath.Join(dir, publishedDir), guard: o.Guard, words: o.Words, clock: o.Now}
 	if o.Published != "" {
 		if r.published, err = filepath.Abs(o.Published); err != nil {
 			return nil, err

@@ -160,12 +160,13 @@ type Request struct {
 	file  requestFile
 	draft *draft
 	guard Guard
+	words Words
 	now   time.Time
 }
 
 // ReadRequest reads a signing request. trustedRoot is a root of the repository that the holder knows, any version of
 // it, by a way of their own; only the first event of a repository has none. It fails when the request does not descend
-// from that root, or is older than it. Of the options, Guard and Now are used.
+// from that root, or is older than it. Of the options, Guard, Words and Now are used.
 func ReadRequest(data, trustedRoot []byte, o Options) (*Request, error) {
 	q, err := readRequest(data, trustedRoot, o)
 	if err != nil {
@@ -180,7 +181,7 @@ func readRequest(data, trustedRoot []byte, o Options) (q *Request, err error) {
 			q, err = nil, fmt.Errorf("malformed metadata: %v", p)
 		}
 	}()
-	q = &Request{guard: o.Guard, now: time.Now()}
+	q = &Request{guard: o.Guard, words: o.Words, now: time.Now()}
 	if o.Now != nil {
 		q.now = o.Now()
 	}
@@ -368,7 +369,7 @@ func (q *Request) Event() (id, by, reason string) {
 
 // Diff says what signing the request would change.
 func (q *Request) Diff() Diff {
-	d := q.draft.diff(q.guard, q.now)
+	d := q.draft.diff(q.guard, q.words, q.now)
 	d.Event, d.By, d.Reason = q.Event()
 	return d
 }

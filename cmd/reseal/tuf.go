@@ -72,7 +72,7 @@ func withTUF(do func(*cli.Context, *app.App, *tuf.Repository) error) cli.ActionF
 
 // tufOptions says how a repository is used, and what of it would stop verifying; a is nil where there is no home.
 func tufOptions(c *cli.Context, a *app.App) tuf.Options {
-	return tuf.Options{Published: c.String("published"), Guard: a.Guard(c.Context)}
+	return tuf.Options{Published: c.String("published"), Guard: a.Guard(c.Context), Words: app.TargetWords}
 }
 
 // journaled does what changes the outside world, and journals it in the home if there is one.

@@ -123,3 +123,36 @@ func TestAgreed(t *testing.T) {
 		}
 	}
 }
+
+// Those who are asked to sign a trusted root see whom it adds, and not a digest alone.
+func TestTargetWords(t *testing.T) {
+	t.Parallel()
+	root := must(os.ReadFile(filepath.Join(newHome(t).options.Home, trustedRootFile)))
+	r := must(trustedroot.Parse(root))
+	said := strings.Join(TargetWords(trustedRootFile, nil, root), "\n")
+	for _, a := range r.Authorities() {
+		if !strings.Contains(said, a.ID) {
+			t.Errorf("%s is added, and it says %s", a.ID, said)
+		}
+	}
+	config := must(must(trustedroot.ParseConfig([]byte(`{"mediaType":"application/vnd.dev.sigstore.signingconfig.v0.2+json","caUrls":[{"url":"https://mallory.example","majorApiVersion":1,"validFor":{"start":"2026-01-01T00:00:00Z"},"operator":"mallory"}]}`))).Bytes())
+	if said := strings.Join(TargetWords(signingConfigFile, nil, config), "\n"); !strings.Contains(said, "mallory.example") {
+		t.Errorf("it says %q", said)
+	}
+	for name, content := range map[string]string{trustedRootFile: "{", signingConfigFile: "[]"} {
+		for _, old := range [][]byte{nil, []byte(content)} {
+			if said := TargetWords(name, old, []byte(content)); len(said) != 1 || !strings.Contains(said[0], "nobody can say") {
+				t.Errorf("%s: %q", name, said)
+			}
+		}
+		if said := TargetWords(name, nil, nil); len(said) != 1 {
+			t.Errorf("%s: %q", name, said)
+		}
+	}
+	if said := TargetWords("other.json", nil, []byte("x")); len(said) != 0 {
+		t.Errorf("it says %q of what it does not know", said)
+	}
+	if said := TargetWords(trustedRootFile, root, root); len(said) != 0 {
+		t.Errorf("it says %q of what is the same", said)
+	}
+}

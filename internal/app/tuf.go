@@ -22,6 +22,9 @@ import (
 // tufDir is where a home remembers the newest state of TUF repositories, and every statement it ever got from them.
 const tufDir = "tuf"
 
+// signingConfigFile is what Sigstore calls the file beside its trusted root.
+const signingConfigFile = "signing_config.v0.2.json"
+
 // Guard says what would stop verifying when the trusted root among a repository's targets changes: which authorities no
 // longer count, and by the inventory, if there is one, what rests on them. a may be nil.
 func (a *App) Guard(ctx context.Context) tuf.Guard {
@@ -35,6 +38,41 @@ func (a *App) Guard(ctx context.Context) tuf.Guard {
 		}
 		return lost
 	}
+}
+
+// TargetWords says what changes in a trusted root or a signing config, for those who are asked to sign it: what is added
+// there is trusted by every client. It says that it cannot tell of one that nobody can read, nil included.
+func TargetWords(name string, old, new []byte) []string {
+	var changes []trustedroot.Change
+	var err error
+	switch name {
+	case trustedRootFile:
+		if old == nil {
+			old, err = trustedroot.New().Bytes()
+		}
+		if err == nil {
+			changes, err = trustedroot.Diff(old, new)
+		}
+	case signingConfigFile:
+		if old == nil {
+			old, err = trustedroot.NewConfig().Bytes()
+		}
+		if err == nil {
+			changes, err = trustedroot.DiffConfig(old, new)
+		}
+	}
+	if err != nil {
+		return []string{fmt.Sprintf("nobody can say what changes in it: %v", err)}
+	}
+	var out []string
+	for _, c := range changes {
+		line := c.What + " " + c.Subject
+		if len(c.Details) > 0 {
+			line += ": " + strings.Join(c.Details, "; ")
+		}
+		out = append(out, line)
+	}
+	return out
 }
 
 func (a *App) lost(ctx context.Context, old, new []byte) ([]string, error) {

@@ -122,7 +122,9 @@ func TestAttack(t *testing.T) {
 	t.Run("request that adds something within a target", func(t *testing.T) {
 		o := newOrg(t)
 		o.propose(t, SetTarget{Name: "trusted_root.json", Data: []byte("mallory's CA")}, SetTarget{Name: "new.json", Data: []byte("new")})
-		words := func(name string, old, new []byte) []string { return []string{fmt.Sprintf("%q before %d bytes", new, len(old))} }
+		words := func(name string, old, new []byte) []string {
+			return []string{fmt.Sprintf("%q before %d bytes", new, len(old))}
+		}
 		told := func(f requestFile) string {
 			t.Helper()
 			q, err := ReadRequest(seal(t, &f), o.pinned, Options{Words: words})

@@ -135,7 +135,7 @@ func (u *ui) consent(c *cli.Context, d tuf.Diff) error {
 		return nil
 	}
 	f, ok := u.in.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if !ok || !term.IsTerminal(int(f.Fd())) || wantsJSON(c) { // with --json nothing was shown yet
 		return fmt.Errorf("event %s %w: look at what it changes, and sign with --yes, or on a terminal", d.Event, errAttention)
 	}
 	fmt.Fprintf(u.err, "\nsign event %s? Type yes: ", d.Event)

@@ -1,10 +1,11 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -153,12 +154,31 @@ func (u *ui) denial(c *cli.Context, a *app.App, r *tuf.Repository) (x revocation
 
 // notNarrower refuses a statement that denies less than the one published under its name.
 func notNarrower(r *tuf.Repository, x revocation) error {
-	old, err := os.ReadFile(filepath.Join(r.Dir(), "targets", filepath.FromSlash(x.Name)))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	role, err := os.ReadFile(filepath.Join(r.Dir(), "metadata", "revocations.json"))
 	if err != nil {
 		return err
+	}
+	var published struct {
+		Signed struct {
+			Targets map[string]struct {
+				Hashes map[string]string `json:"hashes"`
+			} `json:"targets"`
+		} `json:"signed"`
+	}
+	if err := json.Unmarshal(role, &published); err != nil {
+		return fmt.Errorf("metadata/revocations.json: %w", err)
+	}
+	listed, ok := published.Signed.Targets[x.Name]
+	if !ok {
+		return nil
+	}
+	file := filepath.Join("targets", filepath.FromSlash(x.Name))
+	old, err := os.ReadFile(filepath.Join(r.Dir(), file))
+	if sum := sha256.Sum256(old); err == nil && hex.EncodeToString(sum[:]) != listed.Hashes["sha256"] {
+		err = fmt.Errorf("%s is not as it was published", file)
+	}
+	if err != nil {
+		return fmt.Errorf("nobody can say what the statement published as %s denies: %w; restore it from the published directory", x.Name, err)
 	}
 	was, err := rotate.ParseRevocation(old)
 	if err != nil {

@@ -239,11 +239,12 @@ func openCache(ctx context.Context, cfg *config.UpdaterConfig, o FetchOptions) (
 // dropTorn removes cached metadata that is not JSON. The updater stores it without syncing, so that a power cut can
 // leave an empty file, at which it would then fail forever.
 func dropTorn(dir string) error {
-	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	files, err := fs.Glob(os.DirFS(dir), "*.json") // the directory itself is no pattern
 	if err != nil {
 		return err
 	}
-	for _, f := range files {
+	for _, name := range files {
+		f := filepath.Join(dir, name)
 		data, err := os.ReadFile(f)
 		if err != nil {
 			return err

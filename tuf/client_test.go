@@ -3,6 +3,7 @@ package tuf
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -187,15 +188,15 @@ func TestFetchHonoursContext(t *testing.T) {
 
 func TestTornCacheHeals(t *testing.T) {
 	o := newOrg(t)
-	cache := t.TempDir()
+	cache := filepath.Join(t.TempDir(), "[cache]")
 	o.revocations(t, cache)
-	files, err := filepath.Glob(filepath.Join(cache, "*", "*.json"))
+	files, err := fs.Glob(os.DirFS(cache), "*/*.json")
 	check(t, err)
 	if len(files) < 5 {
 		t.Fatal(files)
 	}
 	for _, f := range files {
-		check(t, os.WriteFile(f, nil, 0o600))
+		check(t, os.WriteFile(filepath.Join(cache, f), nil, 0o600))
 		o.revocations(t, cache)
 	}
 }

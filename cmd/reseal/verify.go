@@ -20,7 +20,7 @@ still counts when it is proven to be older than the compromise.
 
 With --tuf-url it first gets what is revoked from that TUF repository, and fails
 when it cannot; --tuf-root is the root that you pin, any version. What it once got
-from there goes on being denied.
+from there goes on being denied, also without these flags.
 
 Examples:
   reseal verify registry.example/acme/app:1.2

@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -158,28 +160,36 @@ type TUFSource struct {
 	Root []byte // the pinned root
 }
 
-// revoked returns every revocation statement that a repository publishes, or ever published while this home looked: who
-// holds a responder's key cannot take a denial back by replacing it. It fails when the newest cannot be had.
+// revoked returns every revocation statement that this home ever saw published, also where no repository is asked now:
+// who holds a responder's key cannot take a denial back by replacing it, and who leaves out a flag cannot either. It
+// fails when the newest of a repository that is asked cannot be had.
 func (a *App) revoked(ctx context.Context, from TUFSource) ([]rotate.Revocation, error) {
-	if from.URL == "" {
-		return nil, nil
-	}
 	cache := filepath.Join(a.options.Home, tufDir)
+	if from.URL != "" {
+		if err := keepRevoked(ctx, cache, from); err != nil {
+			return nil, err
+		}
+	}
+	return seenRevoked(cache)
+}
+
+// keepRevoked keeps the statements that a repository publishes among those seen.
+func keepRevoked(ctx context.Context, cache string, from TUFSource) error {
 	got, err := tuf.Revocations(ctx, tuf.FetchOptions{URL: from.URL, Root: from.Root, CacheDir: cache})
 	if err != nil {
-		return nil, fmt.Errorf("what is revoked is not known: %w", err)
+		return fmt.Errorf("what is revoked is not known: %w", err)
 	}
 	sum := sha256.Sum256(from.Root)
 	seen := filepath.Join(cache, "seen-"+hex.EncodeToString(sum[:8]))
 	if err := os.MkdirAll(seen, 0o700); err != nil {
-		return nil, err
+		return err
 	}
 	for name, statement := range got {
 		if name == revocationsDir+"/index.json" { // no statement
 			continue
 		}
 		if _, err := rotate.ParseRevocation(statement); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
 		digest := sha256.Sum256(statement)
 		file := filepath.Join(seen, hex.EncodeToString(digest[:])+".json")
@@ -187,13 +197,20 @@ func (a *App) revoked(ctx context.Context, from TUFSource) ([]rotate.Revocation,
 			continue
 		}
 		if err := durable.WriteFile(file, statement, 0o600); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	// Also what came when another root was pinned: that it is pinned anew takes no denial back. Whatever cannot be read
-	// fails: it may be what denies.
+	return nil
+}
+
+// seenRevoked reads the statements seen, whatever root was pinned when: that it is pinned anew takes no denial back.
+// Whatever cannot be read fails: it may be what denies.
+func seenRevoked(cache string) ([]rotate.Revocation, error) {
 	var out []rotate.Revocation
 	dirs, err := os.ReadDir(cache)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,8 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+
+	"github.com/reseal/reseal/internal/durable"
 )
 
 // Changes to the repository are made as one: everything that is to be written lies durably in event/pending before
@@ -368,7 +370,7 @@ func (r *Repository) settleRevealed(ctx context.Context, root *os.Root, files []
 	if err := root.RemoveAll(revealDir); err != nil {
 		return err
 	}
-	return syncDir(root, ".")
+	return durable.SyncDir(root, ".")
 }
 
 // abandon puts plain files in place of all links, with what they lead to, and removes those that lead nowhere.

@@ -8,8 +8,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"runtime"
 	"slices"
+
+	"github.com/reseal/reseal/internal/durable"
 )
 
 // A file is one to be stored, by its slash-separated path below a directory.
@@ -47,7 +48,7 @@ func (r *Repository) writeIn(ctx context.Context, root *os.Root, files []file) e
 		at := path.Dir(f.name)
 		if !slices.Contains(dirs, at) {
 			// Also those that are found are synced: the writer that made them may have been killed before it could.
-			if err := mkdirAll(root, at); err != nil {
+			if err := durable.MkdirAll(root, at); err != nil {
 				return fmt.Errorf("write %s: %w", f.name, err)
 			}
 			dirs = append(dirs, at)
@@ -57,7 +58,7 @@ func (r *Repository) writeIn(ctx context.Context, root *os.Root, files []file) e
 		}
 	}
 	for _, d := range dirs {
-		if err := syncDir(root, d); err != nil {
+		if err := durable.SyncDir(root, d); err != nil {
 			return err
 		}
 		if err := r.reach("synced", d); err != nil {
@@ -80,7 +81,7 @@ func makeDir(dir string) error {
 		return nil
 	}
 	defer parent.Close()
-	return syncDir(parent, ".")
+	return durable.SyncDir(parent, ".")
 }
 
 // write puts f in place of what has its name, in a directory that exists. The content is durable, its name not yet.
@@ -142,7 +143,7 @@ func (r *Repository) link(root *os.Root, target, name string) error {
 	if err := r.reach("renamed", name); err != nil {
 		return err
 	}
-	if err := syncDir(root, dir); err != nil {
+	if err := durable.SyncDir(root, dir); err != nil {
 		return err
 	}
 	return r.reach("done", name)
@@ -166,7 +167,7 @@ func (r *Repository) remove(dir, name string) error {
 	if err := r.reach("removed", name); err != nil {
 		return err
 	}
-	return syncDir(root, path.Dir(name))
+	return durable.SyncDir(root, path.Dir(name))
 }
 
 // reach tells the test hook how far a write has come; an error from it stops there, as a crash would.
@@ -175,30 +176,4 @@ func (r *Repository) reach(point, name string) error {
 		return nil
 	}
 	return r.hook(point, name)
-}
-
-// mkdirAll makes dir and its parents durable.
-func mkdirAll(root *os.Root, dir string) error {
-	if dir == "." {
-		return nil
-	}
-	if err := mkdirAll(root, path.Dir(dir)); err != nil {
-		return err
-	}
-	if err := root.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncDir(root, path.Dir(dir))
-}
-
-func syncDir(root *os.Root, dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil // directories cannot be synced there; renames are journaled by the file system
-	}
-	d, err := root.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

@@ -21,6 +21,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/reseal/reseal/internal/durable"
 )
 
 // Dir is a directory. It is safe for concurrent use.
@@ -142,7 +144,7 @@ func (d *Dir) Create(name string, content []byte) (err error) {
 		return fmt.Errorf("%q is no name below a directory", name)
 	}
 	dir := path.Dir(name)
-	if err := d.directories(dir); err != nil {
+	if err := durable.MkdirAll(d.root, dir); err != nil {
 		return err
 	}
 	if _, err := d.root.Lstat(name); err == nil {
@@ -162,7 +164,7 @@ func (d *Dir) Create(name string, content []byte) (err error) {
 		err = d.place(temporary, name)
 	}
 	err = errors.Join(err, d.root.Remove(temporary))
-	return cmp.Or(err, d.sync(dir))
+	return cmp.Or(err, durable.SyncDir(d.root, dir))
 }
 
 // place gives a file its name, which nothing must have.
@@ -172,37 +174,6 @@ func (d *Dir) place(temporary, name string) error {
 		return err
 	}
 	return fmt.Errorf("%w (a file gets its name by a hard link, so that it overwrites nothing: does the file system know those?)", err)
-}
-
-// directories makes the directories that lead to a file, and makes each durable.
-func (d *Dir) directories(dir string) error {
-	made := "."
-	for part := range strings.SplitSeq(dir, "/") {
-		if part == "." || part == "" {
-			continue
-		}
-		parent := made
-		made = path.Join(made, part)
-		err := d.root.Mkdir(made, 0o755)
-		if errors.Is(err, fs.ErrExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if err := d.sync(parent); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (d *Dir) sync(dir string) error {
-	f, err := d.root.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 // How temporary files are called, and how old one is that a crash left behind.

@@ -6,7 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"runtime"
+
+	"github.com/reseal/reseal/internal/durable"
 )
 
 // tempName is the same for every write into a directory. Writers hold the directory's lock, so there is at most one;
@@ -27,7 +28,7 @@ func (m mirror) write(name string, r io.Reader) error {
 	if err := m.reach("start", name); err != nil {
 		return err
 	}
-	if err := m.mkdirAll(dir); err != nil {
+	if err := durable.MkdirAll(m.Root, dir); err != nil {
 		return err
 	}
 	if err := m.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -60,7 +61,7 @@ func (m mirror) write(name string, r io.Reader) error {
 	if err := m.reach("renamed", name); err != nil {
 		return err
 	}
-	if err := m.sync(dir); err != nil {
+	if err := durable.SyncDir(m.Root, dir); err != nil {
 		return err
 	}
 	return m.reach("done", name)
@@ -72,30 +73,4 @@ func (m mirror) reach(point, name string) error {
 		return nil
 	}
 	return m.hook(point, name)
-}
-
-// mkdirAll makes dir and its parents durable. It also syncs directories it finds, since the writer that made them may
-// have been killed before it could.
-func (m mirror) mkdirAll(dir string) error {
-	if dir == "." {
-		return nil
-	}
-	if err := m.mkdirAll(path.Dir(dir)); err != nil {
-		return err
-	}
-	if err := m.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return m.sync(path.Dir(dir))
-}
-
-func (m mirror) sync(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil // directories cannot be synced there; renames are journaled by the file system
-	}
-	d, err := m.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

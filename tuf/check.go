@@ -156,6 +156,22 @@ func (d *draft) expired(now time.Time) []string {
 	return out
 }
 
+// loadToExtend loads the state that a publication without an event adds to: it is what clients see, and no younger than
+// the clock.
+func (r *Repository) loadToExtend() (*state, error) {
+	s, err := r.load()
+	if err != nil {
+		return nil, err
+	}
+	if s.empty() {
+		return nil, errors.New("nothing was published yet: publish the first event")
+	}
+	if err := r.samePublished(s); err != nil {
+		return nil, err
+	}
+	return s, r.clockSound(s)
+}
+
 // samePublished checks that what clients see is what the repository last published. It is not when the published
 // directory was restored from a backup, lost, or changed by somebody else.
 func (r *Repository) samePublished(s *state) error {

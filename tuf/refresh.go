@@ -37,17 +37,9 @@ func (r *Repository) Refresh(ctx context.Context, online signer.Signer, force bo
 }
 
 func (r *Repository) refresh(ctx context.Context, online signer.Signer, force bool, out *Refreshed) error {
-	s, err := r.load()
+	s, err := r.loadToExtend()
 	if err != nil {
 		return err
-	}
-	if s.empty() {
-		return errors.New("nothing was published yet: publish the first event")
-	}
-	for _, err := range []error{r.samePublished(s), r.clockSound(s)} {
-		if err != nil {
-			return err
-		}
 	}
 	d := r.draft(s)
 	now := r.now()

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -21,13 +20,6 @@ import (
 
 // signingConfigFile is what Sigstore calls the file beside its trusted root.
 const signingConfigFile = "signing_config.v0.2.json"
-
-// trustDocument is where a trusted root or signing config is kept and where a
-// change of it goes.
-type trustDocument interface {
-	Read() ([]byte, error) // nil: there is none yet
-	Write(ctx context.Context, e app.TrustEdit, reason string) error
-}
 
 func trustedRootCommand(ui *ui) *cli.Command {
 	return &cli.Command{
@@ -98,12 +90,12 @@ func withInventory(do func(*cli.Context, *app.App) error) cli.ActionFunc {
 }
 
 // document returns the document that a command is about.
-func document(c *cli.Context, a *app.App) trustDocument {
+func document(c *cli.Context, a *app.App) app.TrustFile {
 	return app.TrustFile{Path: c.String("file"), Home: a}
 }
 
 // existing returns a document's content.
-func existing(c *cli.Context, d trustDocument, what string) ([]byte, error) {
+func existing(c *cli.Context, d app.TrustFile, what string) ([]byte, error) {
 	b, err := d.Read()
 	if err == nil && b == nil {
 		err = fmt.Errorf("there is no %s in %s: \"reseal tuf %s new\" makes one", strings.ReplaceAll(what, "-", " "), c.String("file"), what)
@@ -145,7 +137,7 @@ func (u *ui) editConfig(edit func(*cli.Context, *trustedroot.Config) ([]string, 
 }
 
 // trustChange says what a change does and, with --apply, makes it.
-func (u *ui) trustChange(c *cli.Context, a *app.App, d trustDocument, what string, e app.TrustEdit) error {
+func (u *ui) trustChange(c *cli.Context, a *app.App, d app.TrustFile, what string, e app.TrustEdit) error {
 	apply := c.Bool("apply")
 	if apply && c.String("reason") == "" {
 		return usageError{fmt.Errorf("why? --apply goes with --reason")}

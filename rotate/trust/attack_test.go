@@ -160,6 +160,13 @@ func TestAttack(t *testing.T) {
 		{name: "a list does not vouch for a claim", about: vexType, sigs: []inventory.Signature{seen(claim(thief, "rogue"), 1)}, policy: with(list), want: Hold},
 		{name: "a CI run does not vouch for a claim", about: vexType, sigs: []inventory.Signature{seen(claim(thief, "rogue"), 1)}, policy: records(run(build, other)), want: Hold},
 
+		{name: "kept elsewhere beside one by a stolen key whose other timestamp is not lost", policy: primary(lists(leaked("KEY", 10, other)), lostTSA),
+			sigs: []inventory.Signature{located(sig(other, upper(11, tsa))), sig(other, upper(11, tsa), upper(11, tsa2))}, want: Hold},
+		{name: "kept elsewhere beside one of an honest key whose other timestamp is not lost", policy: primary(Policy{}, lostTSA),
+			sigs: []inventory.Signature{located(sig(other, upper(11, tsa))), sig(other, upper(11, tsa), upper(11, tsa2))}, want: None},
+		{name: "kept elsewhere beside one of somebody, and nobody knows who is trusted", policy: Policy{Incidents: []Incident{lostTSA}, Primary: "TSA"},
+			sigs: []inventory.Signature{located(sig(other, upper(11, tsa))), sig(other, upper(11, tsa), upper(11, tsa2))}, want: Hold},
+
 		// Places.
 		{name: "good copy in the thief's repository", sigs: []inventory.Signature{naming(sig(thief, upper(1, tsa)), "r.example/elsewhere")}, want: Hold},
 		{name: "good copy where a plan says so", sigs: []inventory.Signature{naming(sig(thief, upper(1, tsa)), "r.example/elsewhere")}, policy: Policy{Homes: []string{"r.example/a"}}, want: Resign},

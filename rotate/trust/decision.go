@@ -478,7 +478,9 @@ func (q *question) wanted() (out []inventory.Format) {
 // the plan wants it, and would not be accepted once everything in an incident is
 // removed. elsewhere says where it is kept when no new signature can be put in
 // any such place. A place of that kind beside others does not count: an attacker
-// who adds one to a good statement must not keep it from being re-signed.
+// who adds one to a good statement must not keep it from being re-signed. What the
+// plan does not replace covers its format only if it stands: another incident may
+// be about it.
 func (q *question) uncovered() (missing []inventory.Format, elsewhere string) {
 	consumed := false
 	for n := range q.sigs {
@@ -496,7 +498,7 @@ func (q *question) uncovered() (missing []inventory.Format, elsewhere string) {
 				formats = q.wanted()
 			}
 			for _, f := range formats {
-				if s.Replaced && !slices.Contains(missing, f) && !q.covers(f) {
+				if (s.Replaced || !s.trusted || !s.stands()) && !slices.Contains(missing, f) && !q.covers(f) {
 					missing = append(missing, f)
 				}
 			}

@@ -558,7 +558,7 @@ func Hidden(sigs []inventory.Signature, p Policy) bool {
 		}
 		j := p.examine(s)
 		trusted := s.Signer == p.Successor || p.Trusted == nil || p.Trusted(s.Signer)
-		return s.Verified && (!j.Replaced && trusted || p.Proves(&j))
+		return trusted && !j.Replaced && (j.Verdict == Unaffected || j.Verdict.Proven()) || p.Proves(&j)
 	})
 }
 

@@ -206,7 +206,9 @@ func TestElsewhere(t *testing.T) {
 // TestHidden is about bundles that make cosign look past a ".sig".
 func TestHidden(t *testing.T) {
 	t.Parallel()
-	p := Policy{Primary: "I", Incidents: []Incident{leaked("I", 10, thief)}, Skew: skew, Successor: next, Trusted: func(id signer.Identity) bool { return id == thief || id == other }}
+	identity := Incident{ID: "J", Class: KeylessIdentity, Signers: []signer.Identity{release}, From: ptr(at(10)), Until: ptr(at(12))}
+	p := Policy{Primary: "I", Incidents: []Incident{leaked("I", 10, thief), identity}, Skew: skew, Successor: next,
+		Trusted: func(id signer.Identity) bool { return id == thief || id == other || id == release }}
 	bundle := func(s inventory.Signature) inventory.Signature { return format(s, inventory.Bundle) }
 	rogue, proven := bundle(claim(thief, "vex", upper(11, tsa))), bundle(sig(thief, upper(1, tsa)))
 	gone := rogue
@@ -217,18 +219,20 @@ func TestHidden(t *testing.T) {
 		sigs []inventory.Signature
 		want bool
 	}{
-		"no bundle":                      {[]inventory.Signature{sig(next), format(claim(thief, "vex"), inventory.LegacyAtt)}, false},
-		"a rogue claim":                  {[]inventory.Signature{sig(next), rogue}, true},
-		"two rogue ones":                 {[]inventory.Signature{sig(next), rogue, bundle(sig(thief))}, true},
-		"a rogue one and garbage":        {[]inventory.Signature{sig(next), rogue, forged(bundle(sig(other)))}, true},
-		"garbage":                        {[]inventory.Signature{sig(next), forged(bundle(sig(thief)))}, true},
-		"a rogue one that is gone":       {[]inventory.Signature{sig(next), gone}, false},
-		"a rogue one elsewhere":          {[]inventory.Signature{sig(next), located(rogue)}, false},
-		"a proven one beside":            {[]inventory.Signature{sig(next), rogue, proven}, false},
-		"one by the new signer beside":   {[]inventory.Signature{sig(next), rogue, bundle(sig(next))}, false},
-		"one of a trusted signer beside": {[]inventory.Signature{sig(next), rogue, bundle(provenance(other))}, false},
-		"one of a stranger beside":       {[]inventory.Signature{sig(next), rogue, bundle(provenance(build))}, true},
-		"one of a stranger, from before": {[]inventory.Signature{sig(next), rogue, early}, false},
+		"no bundle":                          {[]inventory.Signature{sig(next), format(claim(thief, "vex"), inventory.LegacyAtt)}, false},
+		"a rogue claim":                      {[]inventory.Signature{sig(next), rogue}, true},
+		"two rogue ones":                     {[]inventory.Signature{sig(next), rogue, bundle(sig(thief))}, true},
+		"a rogue one and garbage":            {[]inventory.Signature{sig(next), rogue, forged(bundle(sig(other)))}, true},
+		"garbage":                            {[]inventory.Signature{sig(next), forged(bundle(sig(thief)))}, true},
+		"a rogue one that is gone":           {[]inventory.Signature{sig(next), gone}, false},
+		"a rogue one elsewhere":              {[]inventory.Signature{sig(next), located(rogue)}, false},
+		"a proven one beside":                {[]inventory.Signature{sig(next), rogue, proven}, false},
+		"one by the new signer beside":       {[]inventory.Signature{sig(next), rogue, bundle(sig(next))}, false},
+		"one of a trusted signer beside":     {[]inventory.Signature{sig(next), rogue, bundle(provenance(other))}, false},
+		"one that another incident is about": {[]inventory.Signature{sig(next), rogue, bundle(keyless(release, 11, log1))}, true},
+		"one from before another incident":   {[]inventory.Signature{sig(next), rogue, bundle(keyless(release, 1, log1))}, false},
+		"one of a stranger beside":           {[]inventory.Signature{sig(next), rogue, bundle(provenance(build))}, true},
+		"one of a stranger, from before":     {[]inventory.Signature{sig(next), rogue, early}, false},
 	} {
 		if got := Hidden(tc.sigs, p); got != tc.want {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)

@@ -319,33 +319,34 @@ func (w *world) signs(f resignFormat, path string, images int) (c resignCost) {
 
 // bareRequests sends the requests that no client of the protocol can do without,
 // with contents of the same size, and returns how many images a second that is.
-// It looks at what is there before it writes, and at what was written.
+// It looks at what is there before it writes, and reads back what was written.
 func (w *world) bareRequests(f resignFormat, path string, images int) float64 {
 	w.Helper()
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: resignWriters}}
-	send := func(method, at, mediaType string, body []byte) (*http.Response, error) {
+	send := func(method, at, mediaType string, body []byte, want int) (*http.Response, []byte, error) {
 		req, err := http.NewRequestWithContext(w.Context(), method, at, bytes.NewReader(body))
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if mediaType != "" {
 			req.Header.Set("Content-Type", mediaType)
 		}
+		if method == http.MethodGet { // else the registry says that it has no such thing
+			req.Header.Set("Accept", string(types.OCIManifestSchema1)+", "+string(types.OCIImageIndex))
+		}
 		resp, err := client.Do(req)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		defer resp.Body.Close()
-		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-			return nil, err
+		got, err := io.ReadAll(resp.Body)
+		if err == nil && resp.StatusCode != want {
+			err = fmt.Errorf("%s %s: %s", method, at, resp.Status)
 		}
-		if resp.StatusCode >= 400 && !(method == http.MethodGet && resp.StatusCode == http.StatusNotFound) {
-			return nil, fmt.Errorf("%s %s: %s", method, at, resp.Status)
-		}
-		return resp, nil
+		return resp, got, err
 	}
 	put := func(base string, blob []byte) error {
-		resp, err := send(http.MethodPost, base+"/blobs/uploads/", "", nil)
+		resp, _, err := send(http.MethodPost, base+"/blobs/uploads/", "", nil, http.StatusAccepted)
 		if err != nil {
 			return err
 		}
@@ -356,37 +357,56 @@ func (w *world) bareRequests(f resignFormat, path string, images int) float64 {
 		q := at.Query()
 		q.Set("digest", inventory.Digest(blob))
 		at.RawQuery = q.Encode()
-		_, err = send(http.MethodPut, at.String(), "application/octet-stream", blob)
+		_, _, err = send(http.MethodPut, at.String(), "application/octet-stream", blob, http.StatusCreated)
 		return err
 	}
-	descriptor := func(mediaType string, content []byte) string {
-		return fmt.Sprintf(`{"mediaType":%q,"size":%d,"digest":%q}`, mediaType, len(content), inventory.Digest(content))
+	// tagged looks at a tag, lets it be written, and reads it back.
+	tagged := func(tag, mediaType string, content []byte, before func() error) error {
+		if _, _, err := send(http.MethodGet, tag, "", nil, http.StatusNotFound); err != nil {
+			return err
+		}
+		if err := before(); err != nil {
+			return err
+		}
+		if _, _, err := send(http.MethodPut, tag, mediaType, content, http.StatusCreated); err != nil {
+			return err
+		}
+		_, got, err := send(http.MethodGet, tag, "", nil, http.StatusOK)
+		if err == nil && !bytes.Equal(got, content) {
+			err = fmt.Errorf("%s is not what was written", tag)
+		}
+		return err
+	}
+	const bundle, notes = "application/vnd.dev.sigstore.bundle.v0.3+json",
+		`"annotations":{"dev.sigstore.bundle.content":"dsse-envelope","dev.sigstore.bundle.predicateType":"https://sigstore.dev/cosign/sign/v1"}`
+	descriptor := func(mediaType string, content []byte, more string) string {
+		return fmt.Sprintf(`{"mediaType":%q,"size":%d,"digest":%q%s}`, mediaType, len(content), inventory.Digest(content), more)
 	}
 	config := []byte("{}")
+	if f.format == inventory.Legacy {
+		config = fmt.Appendf(nil, "%-113s", "{}")
+	}
 	one := func(n int) error {
 		base := (&url.URL{Scheme: "http", Host: w.host, Path: fmt.Sprintf("/v2/%s/app-%d", path, n*4/images)}).String()
-		hex := strings.TrimPrefix(inventory.Digest(fmt.Append(nil, "bare", n)), "sha256:")
+		hex := strings.TrimPrefix(inventory.Digest(fmt.Append(nil, base, n)), "sha256:") // new to the registry, which keeps equal contents once
 		if f.format == inventory.Legacy {
-			tag, blob := base+"/manifests/sha256-"+hex+".sig", fmt.Appendf(nil, "%-240s", hex)
-			manifest := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s],"annotations":{"signature":%q}}`, types.OCIManifestSchema1,
-				descriptor(string(types.OCIConfigJSON), config), descriptor("application/vnd.dev.cosign.simplesigning.v1+json", blob), strings.Repeat("s", 96))
-			_, err := send(http.MethodGet, tag, "", nil)
-			err = errors.Join(err, put(base, blob))
-			_, err2 := send(http.MethodPut, tag, string(types.OCIManifestSchema1), manifest)
-			_, err3 := send(http.MethodGet, tag, "", nil)
-			return errors.Join(err, err2, err3)
+			blob := fmt.Appendf(nil, "%-249s", hex)
+			manifest := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s]}`, types.OCIManifestSchema1, descriptor(string(types.OCIConfigJSON), config, ""),
+				descriptor("application/vnd.dev.cosign.simplesigning.v1+json", blob, fmt.Sprintf(`,"annotations":{"dev.cosignproject.cosign/signature":"%096d"}`, n)))
+			return tagged(base+"/manifests/sha256-"+hex+".sig", string(types.OCIManifestSchema1), manifest, func() error { return put(base, blob) })
 		}
-		tag, blob := base+"/manifests/sha256-"+hex, fmt.Appendf(nil, "%-700s", hex)
-		const bundle = "application/vnd.dev.sigstore.bundle.v0.3+json"
-		manifest := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"artifactType":%q,"config":%s,"layers":[%s],"subject":{"mediaType":%q,"size":1200,"digest":"sha256:%s"}}`,
-			types.OCIManifestSchema1, bundle, descriptor("application/vnd.oci.empty.v1+json", config), descriptor(bundle, blob), types.OCIManifestSchema1, hex)
-		index := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, types.OCIImageIndex, descriptor(string(types.OCIManifestSchema1), manifest))
-		_, err := send(http.MethodGet, tag, "", nil)
-		err = errors.Join(err, put(base, blob))
-		_, err2 := send(http.MethodPut, base+"/manifests/"+inventory.Digest(manifest), string(types.OCIManifestSchema1), manifest)
-		_, err3 := send(http.MethodPut, tag, string(types.OCIImageIndex), index)
-		_, err4 := send(http.MethodGet, tag, "", nil)
-		return errors.Join(err, err2, err3, err4)
+		blob := fmt.Appendf(nil, "%-635s", hex)
+		manifest := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"artifactType":%q,"config":%s,"layers":[%s],"subject":{"mediaType":%q,"size":1200,"digest":"sha256:%s"},%s}`,
+			types.OCIManifestSchema1, bundle, descriptor("application/vnd.oci.empty.v1+json", config, ""), descriptor(bundle, blob, ""), types.OCIManifestSchema1, hex, notes)
+		index := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, types.OCIImageIndex,
+			descriptor(string(types.OCIManifestSchema1), manifest, fmt.Sprintf(`,"artifactType":%q,%s`, bundle, notes)))
+		return tagged(base+"/manifests/sha256-"+hex, string(types.OCIImageIndex), index, func() error {
+			if err := put(base, blob); err != nil {
+				return err
+			}
+			_, _, err := send(http.MethodPut, base+"/manifests/"+inventory.Digest(manifest), string(types.OCIManifestSchema1), manifest, http.StatusCreated)
+			return err
+		})
 	}
 	for n := range 4 {
 		w.check(put(fmt.Sprintf("http://%s/v2/%s/app-%d", w.host, path, n), config))

@@ -308,6 +308,17 @@ func (w world) evidence(st inventory.Statement) bool {
 	return false
 }
 
+// sound says by other means than the rules whether a signature by somebody who is
+// trusted has to do with no incident.
+func (w world) sound(s inventory.Signature) bool {
+	p := w.policy
+	return s.Verified && (s.Signer == p.Successor || p.Trusted != nil && p.Trusted(s.Signer)) &&
+		!slices.ContainsFunc(s.Requires, w.lost) &&
+		!slices.ContainsFunc(p.Incidents, func(i Incident) bool {
+			return slices.Contains(i.Signers, s.Signer) || slices.ContainsFunc(i.Selectors, func(x Selector) bool { return x.Matches(s.Signer, s.Certificate) })
+		})
+}
+
 // TestNeverBelievedWithoutEvidence also holds the explanation against the
 // decision, and a denial against what it takes to accuse.
 func TestNeverBelievedWithoutEvidence(t *testing.T) {
@@ -327,6 +338,12 @@ func TestNeverBelievedWithoutEvidence(t *testing.T) {
 			case out.Decision == Resign, out.Decision == None && w.policy.Keep:
 				if !w.evidence(st) {
 					t.Fatalf("%s for %s without evidence (%s)", out.Decision, st.Key, out.Reason)
+				}
+			case out.Decision == None:
+				if !slices.ContainsFunc(w.statements, func(by inventory.Statement) bool {
+					return (by.Key == st.Key || by.PredicateType() == inventory.SummaryPredicate) && slices.ContainsFunc(by.Signatures, w.sound)
+				}) {
+					t.Fatalf("%s is covered (%s) by nothing that is outside every incident", st.Key, out.Reason)
 				}
 			case out.Decision == Deny && len(w.policy.Rogue) == 0:
 				for _, beside := range w.statements {

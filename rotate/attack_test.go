@@ -10,6 +10,7 @@ import (
 	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/rotate/trust"
+	"github.com/reseal/reseal/signer"
 )
 
 func wantError(t *testing.T, err error, is error, says ...string) {
@@ -105,6 +106,50 @@ func attacksOnPlans() []attack {
 			wantEqual(t, "decision", item.Decision, trust.Resign)
 			k.open(t, "INC-2", k.builder.id)
 			k.wantChanged(t, plan, item, "hold")
+		}},
+		{"the new signer is an approver's own key", func(t *testing.T, k *kase, plan string) {
+			k.approve(t, plan, k.bob, k.carol)
+			p := k.permit(t, plan)
+			for what, c := range map[string]Credential{"PEM": {PublicKey: string(k.next.pem)}, "SSH": {SSH: newSSH(t, k.next.key).line}} {
+				set := k.approvers(2)
+				with(c)(&set)
+				err := set.CheckApart(k.next.id)
+				wantError(t, err, nil, "bob signs approvals as", k.next.id.String())
+				if p.Plan().checkNewSigner(set, nil) == nil {
+					t.Errorf("%s: the plan names it", what)
+				}
+			}
+			k.enrol(t, with(Credential{PublicKey: string(k.next.pem)}))
+			_, _, _, err := MakePlan(t.Context(), k.Store, by, k.draft())
+			wantError(t, err, nil, "the new signer is an approver's own", "bob")
+			_, err = p.Current(t.Context(), k.Store)
+			wantError(t, err, nil, "the new signer is an approver's own", "bob")
+			_, _, err = k.tryRotate(t, turn, k.builder, k.next, nil)
+			wantError(t, err, nil, "the new signer is an approver's own", "bob")
+		}},
+		{"the new signer is an approver's own identity, in another case", func(t *testing.T, k *kase, _ string) {
+			robot := signer.Record{Identity: signer.Identity{Kind: signer.Keyless, Issuer: issuer, Subject: "Bob@ACME.example"}, Name: "robot", State: signer.Standby}
+			k.update(t, func(tx *store.Tx) error { return tx.PutSigner(t.Context(), robot) })
+			k.enrol(t, with(bobKeyless))
+			p := k.draft()
+			p.NewSigner = robot.Identity
+			_, _, _, err := MakePlan(t.Context(), k.Store, by, p)
+			wantError(t, err, nil, "the new signer is an approver's own", "bob")
+		}},
+		{"the new signer's key is enrolled for an approver", func(t *testing.T, k *kase, _ string) {
+			for _, proposes := range []bool{false, true} { // who only proposes may break the glass
+				_, err := Move(t.Context(), k.Store, by, k.change(t, func(a *Approvers) {
+					a.People = append(a.People, Person{Name: "erin", Credentials: []Credential{{PublicKey: string(k.next.pem)}}, ProposesOnly: proposes})
+				}))
+				wantError(t, err, nil, "erin", "next is on standby")
+			}
+			erin := newPerson(t, "erin")
+			m := k.move(t, k.change(t, func(a *Approvers) {
+				a.People = append(a.People, Person{Name: "erin", Credentials: []Credential{{PublicKey: string(erin.pem)}}})
+			}))
+			k.approve(t, m, k.bob, k.carol)
+			k.update(t, func(tx *store.Tx) error { return tx.PutSigner(t.Context(), erin.record(signer.Standby)) }) // meanwhile
+			wantError(t, k.carry(t, m), nil, "signer erin is on standby")
 		}},
 		{"accepted dark names no digest", func(t *testing.T, k *kase, _ string) {
 			p := k.draft()

@@ -105,11 +105,11 @@ func CutOver(ctx context.Context, s *store.Store, accepts Accepts, by journal.Au
 	return c, s.Update(ctx, by, func(tx *store.Tx) error {
 		// Anew: what was declared while the anchors were written must not be
 		// undone.
-		incidents, err := Incidents(ctx, s)
+		set, incidents, err := people(ctx, s)
 		if err != nil {
 			return err
 		}
-		if err := p.plan.checkNewSigner(incidents); err != nil {
+		if err := p.plan.checkNewSigner(set, incidents); err != nil {
 			return fmt.Errorf("the anchors name it already: %w", err)
 		}
 		if err := p.plan.checkRotated(ctx, s); err != nil {

@@ -69,6 +69,9 @@ func (m Motion) check(ctx context.Context, s *store.Store, set Approvers, incide
 		}
 		// Of no severity: whoever changes the set can change every quorum in it, so
 		// it takes the highest.
+		if err := m.Approvers.checkStandby(ctx, s); err != nil {
+			return "", err
+		}
 		return "", m.Approvers.checkOutside(counting(incidents))
 	case WithdrawalKind:
 		if m.Approvers != nil {

@@ -139,6 +139,18 @@ func (p Person) is(name string) bool {
 	return slices.ContainsFunc(p.names(), func(n string) bool { return fold(n) == fold(name) })
 }
 
+// holds reports whether the person signs as an identity. Mail addresses that
+// differ in case alone are one mailbox.
+func (p Person) holds(id signer.Identity) bool {
+	return slices.ContainsFunc(p.Credentials, func(c Credential) bool {
+		own, err := c.Identity()
+		if err == nil && own.Kind == signer.Keyless && id.Kind == signer.Keyless {
+			return own.Issuer == id.Issuer && fold(own.Subject) == fold(id.Subject)
+		}
+		return err == nil && own == id
+	})
+}
+
 func (p Person) names() []string { return append([]string{p.Name}, p.Aliases...) }
 
 // able reports whether the person has a credential that no incident is about.
@@ -310,6 +322,35 @@ func (a Approvers) Digest() string {
 		return ""
 	}
 	return inventory.Digest(body)
+}
+
+// CheckApart refuses a signer that is to become trusted where a person of the set
+// signs as it: nobody approves a plan and holds the key that it makes trusted. Who
+// only proposes counts, too: they may break the glass.
+func (a Approvers) CheckApart(id signer.Identity) error {
+	for _, p := range a.People {
+		if p.holds(id) {
+			return fmt.Errorf("%s signs approvals as %s: who approves holds no key that a plan makes trusted. Choose another signer, or have %s enrol another credential", p.Name, id, p.Name)
+		}
+	}
+	return nil
+}
+
+// checkStandby refuses a set with a person who signs as a signer on standby.
+func (a Approvers) checkStandby(ctx context.Context, s *store.Store) error {
+	records, err := s.Records(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if r.State != signer.Standby {
+			continue
+		}
+		if err := a.CheckApart(r.Identity); err != nil {
+			return fmt.Errorf("approvers: signer %s is on standby: %w", r.Name, err)
+		}
+	}
+	return nil
 }
 
 // checkOutside refuses a set with a credential that an incident is about: who

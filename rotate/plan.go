@@ -81,11 +81,11 @@ func (p Plan) Policy(ctx context.Context, s *store.Store) (trust.Policy, error) 
 // Current returns the policy under the incidents as they are now, so that what
 // was learnt since counts against trust.
 func (p Plan) Current(ctx context.Context, s *store.Store) (trust.Policy, error) {
-	incidents, err := Incidents(ctx, s)
+	set, incidents, err := people(ctx, s)
 	if err != nil {
 		return trust.Policy{}, err
 	}
-	if err := p.checkNewSigner(incidents); err != nil {
+	if err := p.checkNewSigner(set, incidents); err != nil {
 		return trust.Policy{}, err
 	}
 	return p.policy(ctx, s, Rules(incidents), p.rogueNow(incidents))
@@ -237,7 +237,7 @@ func (p *Plan) complete(ctx context.Context, s *store.Store) error {
 	_, err = s.Document(ctx, store.KindRotation, p.Incident)
 	switch {
 	case err == nil:
-		err = p.rotate(ctx, s, incidents)
+		err = p.rotate(ctx, s, incidents, approvers)
 	case errors.Is(err, inventory.ErrNotFound):
 		err = p.answer(ctx, s, incidents, approvers)
 	}
@@ -287,7 +287,7 @@ func (p *Plan) answer(ctx context.Context, s *store.Store, incidents []Incident,
 	if p.Order != ContainFirst && p.Order != ContinuityFirst {
 		return fmt.Errorf("order %q: use %s or %s", p.Order, ContainFirst, ContinuityFirst)
 	}
-	if err := p.replace(ctx, s, primary.Incident, incidents); err != nil {
+	if err := p.replace(ctx, s, primary.Incident, incidents, approvers); err != nil {
 		return err
 	}
 	if err := p.checkVouchers(ctx, s, approvers); err != nil {
@@ -298,7 +298,7 @@ func (p *Plan) answer(ctx context.Context, s *store.Store, incidents []Incident,
 
 // replace says which signers the plan replaces, and refuses a new signer that
 // could not.
-func (p *Plan) replace(ctx context.Context, s *store.Store, primary trust.Incident, incidents []Incident) error {
+func (p *Plan) replace(ctx context.Context, s *store.Store, primary trust.Incident, incidents []Incident, approvers Approvers) error {
 	p.Replaced = []signer.Identity{}
 	if p.Keep {
 		if p.NewSigner != (signer.Identity{}) {
@@ -306,7 +306,7 @@ func (p *Plan) replace(ctx context.Context, s *store.Store, primary trust.Incide
 		}
 		return p.checkKept(primary, p.MadeAt)
 	}
-	if _, err := p.newSigner(ctx, s, incidents); err != nil {
+	if _, err := p.newSigner(ctx, s, incidents, approvers); err != nil {
 		return err
 	}
 	var err error
@@ -316,12 +316,12 @@ func (p *Plan) replace(ctx context.Context, s *store.Store, primary trust.Incide
 
 // newSigner returns the new signer, and refuses one that nobody is meant to
 // accept.
-func (p Plan) newSigner(ctx context.Context, s *store.Store, incidents []Incident) (signer.Record, error) {
+func (p Plan) newSigner(ctx context.Context, s *store.Store, incidents []Incident, approvers Approvers) (signer.Record, error) {
 	next, err := s.Signer(ctx, p.NewSigner.ID())
 	if err != nil && !errors.Is(err, inventory.ErrNotFound) {
 		return next, err
 	}
-	if err := p.checkNewSigner(incidents); err != nil {
+	if err := p.checkNewSigner(approvers, incidents); err != nil {
 		return next, err
 	}
 	if !next.Enrolled() || !next.State.Trusted() {
@@ -362,10 +362,13 @@ func replaced(ctx context.Context, s *store.Store, i trust.Incident) ([]signer.I
 }
 
 // checkNewSigner refuses a new signer that an incident is about, also one
-// declared since the plan was approved.
-func (p Plan) checkNewSigner(incidents []Incident) error {
+// declared since the plan was approved, and one that an approver signs as.
+func (p Plan) checkNewSigner(approvers Approvers, incidents []Incident) error {
 	if i := names(Rules(incidents), p.NewSigner); i != "" {
 		return fmt.Errorf("the new signer %s is itself under incident %s: choose another in a new plan", p.NewSigner, i)
+	}
+	if err := approvers.CheckApart(p.NewSigner); err != nil {
+		return fmt.Errorf("the new signer is an approver's own: %w", err)
 	}
 	return nil
 }

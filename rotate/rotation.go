@@ -86,7 +86,7 @@ func (p Plan) rotation() bool { return len(p.Rotates) > 0 }
 // rotate completes a plan of a rotation: who is rotated is what its record says.
 // Its severity stays empty, so that it takes as many people as the gravest
 // incident: else a rotation would be a way around them.
-func (p *Plan) rotate(ctx context.Context, s *store.Store, incidents []Incident) error {
+func (p *Plan) rotate(ctx context.Context, s *store.Store, incidents []Incident, approvers Approvers) error {
 	r, err := LoadRotation(ctx, s, p.Incident)
 	if err != nil {
 		return err
@@ -109,7 +109,7 @@ func (p *Plan) rotate(ctx context.Context, s *store.Store, incidents []Incident)
 	if err := p.checkRotated(ctx, s); err != nil {
 		return err
 	}
-	next, err := p.newSigner(ctx, s, incidents)
+	next, err := p.newSigner(ctx, s, incidents, approvers)
 	if err != nil {
 		return err
 	}

@@ -170,11 +170,7 @@ func (p *Plan) checkVoucher(ctx context.Context, s *store.Store, v trust.Voucher
 	}
 	// A list may also be signed with a person's key and not in their name.
 	for _, x := range approvers.People {
-		owns := slices.ContainsFunc(x.Credentials, func(c Credential) bool {
-			id, err := c.Identity()
-			return err == nil && id == v.Signer
-		})
-		if v.Kind == trust.KnownGood && x.is(p.Proposer) && (owns || x.is(v.Person)) {
+		if v.Kind == trust.KnownGood && x.is(p.Proposer) && (x.holds(v.Signer) || x.is(v.Person)) {
 			return fmt.Errorf("%s proposes the plan and cannot vouch in it by a list of their own", x.Name)
 		}
 	}

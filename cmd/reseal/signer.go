@@ -144,7 +144,7 @@ func signerPromoteCommand(ui *ui) *cli.Command {
 		Usage:     "make a standby signer the active one; the active one becomes old",
 		ArgsUsage: "NAME",
 		Description: `An old signer stays trusted: what it signed goes on to verify. A signer under an
-incident is not promoted.
+incident is not promoted, nor is one that an approver signs approvals as.
 
 Example:
   reseal signer promote next --reason "yearly rotation"` + exits(),

@@ -104,6 +104,11 @@ func Init(ctx context.Context, o Options, in InitOptions) (err error) {
 		if err := checkSigner(r); err != nil {
 			return err
 		}
+		if r.State == signer.Standby {
+			if err := in.Approvers.CheckApart(r.Identity); err != nil {
+				return fmt.Errorf("signer %s: %w", r.Name, err)
+			}
+		}
 		for _, what := range []string{r.Name, r.Identity.ID()} {
 			if other, ok := taken[what]; ok {
 				return fmt.Errorf("signers %s and %s have the same name or key", other, r.Name)

@@ -15,6 +15,7 @@ import (
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/inventory/records"
 	"github.com/reseal/reseal/inventory/scan"
+	"github.com/reseal/reseal/rotate"
 	"github.com/reseal/reseal/signer"
 	"github.com/reseal/reseal/verify"
 )
@@ -147,6 +148,11 @@ func (a *App) EnrollSigner(ctx context.Context, r signer.Record, reason string) 
 		return r, err
 	}
 	return r, a.store.Update(ctx, a.by("%s", reason), func(tx *store.Tx) error {
+		if r.State == signer.Standby {
+			if err := a.checkApart(ctx, r); err != nil {
+				return err
+			}
+		}
 		records, err := a.store.Records(ctx)
 		if err != nil {
 			return err
@@ -161,6 +167,19 @@ func (a *App) EnrollSigner(ctx context.Context, r signer.Record, reason string) 
 		}
 		return tx.PutSigner(ctx, r)
 	})
+}
+
+// checkApart refuses a signer that is to become trusted and that an approver
+// signs as.
+func (a *App) checkApart(ctx context.Context, r signer.Record) error {
+	set, err := rotate.LoadApprovers(ctx, a.store)
+	if err != nil {
+		return err
+	}
+	if err := set.CheckApart(r.Identity); err != nil {
+		return fmt.Errorf("signer %s: %w", r.Name, err)
+	}
+	return nil
 }
 
 // Signer finds a signer by name or ID.

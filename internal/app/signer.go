@@ -282,6 +282,9 @@ func (a *App) PromoteSigner(ctx context.Context, name, replaces, reason string) 
 		if promoted.State != signer.Standby {
 			return fmt.Errorf("signer %s is %s: only a standby one is promoted", name, promoted.State)
 		}
+		if err := a.checkApart(ctx, promoted); err != nil {
+			return err
+		}
 		if old, err = a.replacedBy(ctx, replaces); err != nil {
 			return err
 		}

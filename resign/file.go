@@ -44,6 +44,9 @@ type FileStore interface {
 	// Create writes a file, all of it or none, and durably. What has the name
 	// already is left alone, and the error wraps fs.ErrExist.
 	Create(name string, content []byte) error
+	// Sync makes a file last that is there: who wrote it may have been stopped
+	// before it did.
+	Sync(name string) error
 }
 
 // FileSource is what re-signing needs of the directory that files are found in.
@@ -245,7 +248,40 @@ func (r *run) lookForFiles(ctx context.Context, p *place) error {
 			u.err = err
 		case found != nil:
 			u.settleFile(found)
-			u.good = r.Apply
+			if !r.Apply {
+				continue
+			}
+			if u.err = r.last(ctx, u); u.err == nil {
+				u.good = true
+			}
+		}
+	}
+	return nil
+}
+
+// last makes what was found beside each copy of a file last, before it is
+// recorded as done.
+func (r *run) last(ctx context.Context, u *unit) error {
+	bases, err := r.bases(ctx, u)
+	if err != nil {
+		return err
+	}
+	for _, base := range bases {
+		if err := r.lastBeside(u, base, u.found.Content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *run) lastBeside(u *unit, base string, content []byte) error {
+	parts, err := u.parts(content)
+	if err != nil {
+		return err
+	}
+	for _, x := range parts {
+		if err := r.Files.Out.Sync(base + x.suffix); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -282,6 +318,9 @@ func (r *run) publishFile(ctx context.Context, u *unit) error {
 			return err
 		}
 		if found != nil {
+			if err := r.lastBeside(u, base, found.Content); err != nil {
+				return err
+			}
 			continue
 		}
 		if !r.ready(ctx, u) {
@@ -321,7 +360,7 @@ func (r *run) create(name string, content []byte) error {
 	}
 	there, readErr := r.Files.Out.Read(name, maxFile)
 	if readErr == nil && bytes.Equal(there, content) {
-		return nil
+		return r.Files.Out.Sync(name)
 	}
 	return errors.Join(fmt.Errorf("%s is there already with other content, and nothing is overwritten: look at it, and move it away or have the signatures put elsewhere (--files-out)", name), readErr)
 }

@@ -456,6 +456,75 @@ func (s *shelf) Create(name string, content []byte) error {
 	})
 }
 
+// drive is a directory on a disk that loses what is not synced.
+type drive struct {
+	FileStore
+	cut     bool // before anything is synced
+	lasting map[string]bool
+}
+
+func (d *drive) Create(name string, content []byte) error {
+	switch err := d.FileStore.Create(name, content); {
+	case err != nil:
+		return err
+	case d.cut:
+		return errFault
+	}
+	d.lasting[name] = true
+	return nil
+}
+
+func (d *drive) Sync(name string) error {
+	d.lasting[name] = true
+	return d.FileStore.Sync(name)
+}
+
+// TestFaultFilesUnsynced stops a run after a file has its name and before that is
+// sure to last: the run that resumes records nothing that a power cut takes away.
+func TestFaultFilesUnsynced(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	trusted, err := b.TrustedRoot()
+	must(t, err)
+	for _, who := range []string{"key", "keyless"} {
+		t.Run(who, func(t *testing.T) {
+			t.Parallel()
+			k := b.newFileCase(t)
+			if who == "keyless" {
+				k.source = b.newIdentity()
+			}
+			content := []byte("the content of a file")
+			k.all(t, content)
+			for _, name := range []string{"app", "sub/copy"} {
+				k.put(t, name, content)
+			}
+			d := &drive{lasting: map[string]bool{}}
+			work := func(cut bool) Result {
+				e := k.engine(t)
+				e.Root = trusted
+				e.Services, err = services.Open(services.Endpoints{Timestamps: []string{b.TSAURL()}})
+				must(t, err)
+				d.FileStore, d.cut = e.Files.Out, cut
+				e.Files.Out = d
+				got, err := e.Run(t.Context(), list{items: k.items})
+				must(t, err)
+				return got
+			}
+			if got := work(true); got.Failed != 3 {
+				t.Errorf("the first run: %+v, want all of it to fail", got)
+			}
+			if got := work(false); got.Signed+got.Already != 3 {
+				t.Errorf("the run that resumes: %+v, want all of it done", got)
+			}
+			for _, name := range listed(t, k.out) {
+				if !d.lasting[name] {
+					t.Errorf("%s is recorded as done, and a power cut takes it away", name)
+				}
+			}
+		})
+	}
+}
+
 // TestFaultFiles disturbs each write to the directory of signatures in each way.
 // Every statement ends signed once, as it was first persisted, and nothing that is
 // held is signed.

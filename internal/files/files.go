@@ -105,6 +105,14 @@ var errNotRegular = errors.New("it is no regular file")
 
 // Reader opens a regular file. An error wraps fs.ErrNotExist where there is none.
 func (d *Dir) Reader(name string) (io.ReadCloser, error) {
+	f, err := d.open(name)
+	if err != nil {
+		return nil, err // and no typed nil
+	}
+	return f, nil
+}
+
+func (d *Dir) open(name string) (*os.File, error) {
 	// A link is refused where it can be seen. Where one appears later the root
 	// keeps it inside.
 	info, err := d.root.Lstat(name)
@@ -165,6 +173,28 @@ func (d *Dir) Create(name string, content []byte) (err error) {
 	}
 	err = errors.Join(err, d.root.Remove(temporary))
 	return cmp.Or(err, durable.SyncDir(d.root, dir))
+}
+
+// Sync makes a file that is there last, whoever wrote it, with the directories
+// that it is in.
+func (d *Dir) Sync(name string) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("syncing %s: %w", path.Join(d.name, name), err)
+		}
+	}()
+	f, err := d.open(name)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	dir := path.Dir(name)
+	if err := durable.MkdirAll(d.root, dir); err != nil { // it syncs what it finds
+		return err
+	}
+	return durable.SyncDir(d.root, dir)
 }
 
 // place gives a file its name, which nothing must have.

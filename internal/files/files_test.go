@@ -116,6 +116,28 @@ func TestCreate(t *testing.T) {
 	}
 }
 
+// TestSync has somebody else write a file, who may not have synced it.
+func TestSync(t *testing.T) {
+	t.Parallel()
+	d, dir := open(t)
+	must(t, os.MkdirAll(filepath.Join(dir, "sub", "deep"), 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "sub", "deep", "a.sig"), []byte("content"), 0o444))
+	must(t, os.WriteFile(filepath.Join(dir, "b.sig"), nil, 0o644))
+	must(t, os.Symlink("b.sig", filepath.Join(dir, "link.sig")))
+	must(t, syscall.Mkfifo(filepath.Join(dir, "pipe.sig"), 0o644))
+	for _, name := range []string{"sub/deep/a.sig", "b.sig"} {
+		must(t, d.Sync(name))
+	}
+	for _, name := range []string{"none.sig", "none/a.sig", "sub", "link.sig", "pipe.sig", "../b.sig"} {
+		if err := d.Sync(name); err == nil || !strings.Contains(err.Error(), "syncing ") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got, want := there(t, dir), []string{"b.sig", "link.sig", "pipe.sig", "sub/deep/a.sig"}; !slices.Equal(got, want) {
+		t.Errorf("there are %v, want %v", got, want)
+	}
+}
+
 // TestCreateOnce has many write the same name: one of them does, and whoever
 // reads meanwhile reads all of it.
 func TestCreateOnce(t *testing.T) {

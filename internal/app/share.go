@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -74,7 +75,8 @@ func (a *App) share(ctx context.Context, p rotate.Permission, e resign.Engine, s
 			}
 			continue
 		}
-		if o.Progress != nil {
+		again := slices.ContainsFunc(l.claim.Shards, func(s store.Shard) bool { return mine[s.N] })
+		if e.Progress = nil; o.Progress != nil && !again {
 			e.Progress = func(n int64, r resign.Result) { o.Progress(done+n, plus(total, r)) }
 		}
 		w := &approved{store: a.store, permission: p, shards: l.claim.Shards}
@@ -84,6 +86,9 @@ func (a *App) share(ctx context.Context, p rotate.Permission, e resign.Engine, s
 		r, err := l.run(ctx, e, w)
 		if !errors.Is(err, store.ErrLeaseLost) {
 			given += w.given
+		}
+		if again { // it is counted at the end, all of it
+			r = resign.Result{Signed: r.Signed}
 		}
 		if err == nil && (w.cut || w.limit > 0 && w.given == w.limit) {
 			// The next run completes them, which looks once more at what is done.
@@ -114,12 +119,19 @@ func (a *App) share(ctx context.Context, p rotate.Permission, e resign.Engine, s
 		}
 	}
 	all, err := a.store.Shards(ctx, plan)
+	if err != nil {
+		return total, err
+	}
+	// Whatever was looked at twice, or by others, counts once.
+	sum := resign.Result{}
 	for _, s := range all {
-		if sel.Has(s) && !mine[s.N] {
-			total = plus(total, resign.Result{Planned: s.Units, Already: s.Units - s.Held - s.Failed, Held: s.Held, Failed: s.Failed})
+		if sel.Has(s) {
+			sum = plus(sum, resign.Result{Planned: s.Units, Already: s.Signed, Held: s.Held, Failed: s.Units - s.Signed - s.Held})
 		}
 	}
-	return total, err
+	sum.Signed = min(total.Signed, sum.Already)
+	sum.Already -= sum.Signed
+	return sum, nil
 }
 
 func plus(x, y resign.Result) resign.Result {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/journal"
+	"github.com/reseal/reseal/resign"
+	"github.com/reseal/reseal/signer"
 )
 
 func TestIsDead(t *testing.T) {
@@ -33,6 +35,44 @@ func TestIsDead(t *testing.T) {
 		if got := isDead(owner); got != want {
 			t.Errorf("%q is dead: %t, want %t", owner, got, want)
 		}
+	}
+}
+
+// TestShareCountsOnce has shards looked at once more, as another process asks that
+// lost them while this one was at work on them.
+func TestShareCountsOnce(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	ctx := t.Context()
+	o := RotationOptions{Rotation: "BUNDLES", From: "release", To: "release", Formats: []string{"bundle"}, Skew: time.Minute, Expires: time.Hour}
+	_, plan, _, err := h.PlanRotation(ctx, o, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, person := range []string{"alice", "bob"} {
+		must(h.ApproveWithKey(ctx, plan, person, h.key(t, person), false))
+	}
+	var told []int64
+	r, err := h.Resign(ctx, ResignOptions{Plan: plan, Signer: signer.Always(h.key(t, "release")), Apply: true, Progress: func(done int64, _ resign.Result) {
+		if told = append(told, done); len(told) > 1 {
+			return
+		}
+		lost := store.Claim{Plan: plan, Owner: "another", Epoch: -1, Shards: must(h.store.Shards(ctx, plan))}
+		if err := h.store.Update(ctx, h.by("test"), func(tx *store.Tx) error { return tx.RecheckShards(ctx, lost) }); err != nil {
+			t.Error(err)
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (resign.Result{Planned: 1, Signed: 1}); r.Result != want {
+		t.Errorf("result %+v, want %+v", r.Result, want)
+	}
+	if len(told) != 1 || told[0] != 1 {
+		t.Errorf("progress %v, want it to end at the one signature there is", told)
+	}
+	if all := must(h.store.Shards(ctx, plan)); len(all) != 1 || all[0].Attempts != 2 {
+		t.Errorf("shards %+v, want one that was looked at twice", all)
 	}
 }
 

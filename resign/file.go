@@ -47,6 +47,9 @@ type FileStore interface {
 	// Sync makes a file last that is there: who wrote it may have been stopped
 	// before it did.
 	Sync(name string) error
+	// Find returns the names of the files with a digest, as they were when it was
+	// first called.
+	Find(ctx context.Context, digest string) ([]string, error)
 }
 
 // FileSource is what re-signing needs of the directory that files are found in.
@@ -111,8 +114,12 @@ type part struct {
 
 // parts returns what a signature is put in. Whoever finds the last has them all.
 func (u *unit) parts(content []byte) ([]part, error) {
-	if u.format == inventory.Detached {
-		return []part{{u.bundleSuffix(), content}}, nil
+	return partsOf(u.format, u.bundleSuffix(), content)
+}
+
+func partsOf(f inventory.Format, suffix string, content []byte) ([]part, error) {
+	if f == inventory.Detached {
+		return []part{{suffix, content}}, nil
 	}
 	b, err := verify.ParseBlobSignature(content)
 	if err != nil {
@@ -126,6 +133,59 @@ func (u *unit) parts(content []byte) ([]part, error) {
 		out = append(out, part{stampSuffix, b.Timestamp})
 	}
 	return append(out, part{signatureSuffix, base64.StdEncoding.AppendEncode(nil, b.Signature)}), nil
+}
+
+// Holds looks whether the signature of a file, in its stored form, is in the
+// directory of signatures now, as it was made: beside each copy of the file that is
+// at hand, or else under any name. The error says what is missing.
+func (f Files) Holds(ctx context.Context, digest string, format inventory.Format, content []byte) error {
+	parts, err := partsOf(format, bundleSuffix, content)
+	if err != nil {
+		return err
+	}
+	if f.In != nil {
+		bases, err := f.In.Find(ctx, digest)
+		if err != nil {
+			return err
+		}
+		if len(bases) > 0 {
+			var missing []error
+			for _, base := range bases {
+				missing = append(missing, f.hold(base, parts))
+			}
+			return errors.Join(missing...)
+		}
+	}
+	last := parts[len(parts)-1]
+	names, err := f.Out.Find(ctx, inventory.Digest(last.content))
+	if err != nil {
+		return err
+	}
+	why := fmt.Errorf("no file *%s is there with the signature that was made", last.suffix)
+	for _, name := range names {
+		if base, ok := strings.CutSuffix(name, last.suffix); ok {
+			if why = f.hold(base, parts); why == nil {
+				return nil
+			}
+		}
+	}
+	return why
+}
+
+// hold looks whether all that a signature is put in is there, as it was made.
+func (f Files) hold(base string, parts []part) error {
+	for _, x := range parts {
+		there, err := f.Out.Read(base+x.suffix, maxFile)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return fmt.Errorf("%s is missing", base+x.suffix)
+		case err != nil:
+			return err
+		case !bytes.Equal(there, x.content):
+			return fmt.Errorf("%s is not what was made", base+x.suffix)
+		}
+	}
+	return nil
 }
 
 // bundleSuffix tells the bundle of a file from those of claims about it.

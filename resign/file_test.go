@@ -422,6 +422,64 @@ func TestFilesLost(t *testing.T) {
 	wantEqual(t, "uses of the key", k.next.signed, used)
 }
 
+// TestFilesHeld takes away or changes each file that signatures were put in: they
+// are there no more.
+func TestFilesHeld(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	trusted, err := b.TrustedRoot()
+	must(t, err)
+	k := b.newFileCase(t)
+	k.source = b.newIdentity()
+	content := []byte("the content of a file")
+	digest := inventory.Digest(content)
+	k.enter(t, digest, inventory.Detached, k.old(t, &sign.PlainData{Data: content}))
+	k.enter(t, digest, inventory.Blob, k.oldBlob(t, content))
+	k.put(t, "app", content)
+	k.put(t, "sub/copy", content)
+	e := k.engine(t)
+	e.Root = trusted
+	e.Services, err = services.Open(services.Endpoints{Timestamps: []string{b.TSAURL()}})
+	must(t, err)
+	k.work(t, e, Result{Planned: 2, Signed: 2})
+	holds := func(atHand bool) error { // as another process sees it
+		f := Files{Out: openDir(t, k.out)}
+		if atHand {
+			f.In = openDir(t, k.in)
+		}
+		var missing []error
+		for _, row := range k.reissues(t) {
+			persisted, err := k.Vault(t.Context(), row.Content)
+			must(t, err)
+			missing = append(missing, f.Holds(t.Context(), digest, row.Format, persisted))
+		}
+		return errors.Join(missing...)
+	}
+	must(t, holds(true))
+	must(t, holds(false))
+	names := listed(t, k.out)
+	wantEqual(t, "files", len(names), 8)
+	for _, name := range names {
+		was := k.read(t, name)
+		for what, change := range map[string]func() error{
+			"is missing":           func() error { return os.Remove(filepath.Join(k.out, name)) },
+			"is not what was made": func() error { return os.WriteFile(filepath.Join(k.out, name), append(was, '\n'), 0o644) },
+		} {
+			must(t, change())
+			if err := holds(true); err == nil || !strings.Contains(err.Error(), name+" "+what) {
+				t.Errorf("%s: got %v, want it to say that it %s", name, err, what)
+			}
+			must(t, holds(false)) // the other copy has them all
+			must(t, os.WriteFile(filepath.Join(k.out, name), was, 0o644))
+		}
+	}
+	must(t, os.Rename(filepath.Join(k.out, "app.sig"), filepath.Join(k.out, "other.sig")))
+	must(t, os.Remove(filepath.Join(k.out, "sub/copy.pem")))
+	if err := holds(false); err == nil || !strings.Contains(err.Error(), "is missing") {
+		t.Errorf("no copy has them all: got %v", err)
+	}
+}
+
 // TestFilesAmongImages re-signs images and files in one run.
 func TestFilesAmongImages(t *testing.T) {
 	t.Parallel()

@@ -19,9 +19,12 @@ func cutoverCommand(ui *ui) *cli.Command {
 		Usage:     "remove the old signer from every anchor, if nothing good goes dark",
 		ArgsUsage: "PLAN",
 		Description: `Verifies every deployed artifact, as it is in the registry now, under the new
-trust. Only if all pass are the anchors of the plan's consumers rewritten. This
-is the point of no return: the old signer is revoked. After a rotation without an
-incident it is "old" instead, and still trusted.
+trust. Of files it looks at the signatures that are in --files-out now, beside
+every copy of the file that --files has; without these it believes what was read
+back when they were signed or imported, and says so. Only if all pass are the
+anchors of the plan's consumers rewritten. This is the point of no return: the
+old signer is revoked. After a rotation without an incident it is "old" instead,
+and still trusted.
 
 With --prune it changes no anchor and takes single signatures away instead: what
 the replaced signers made and nothing places outside the window, on artifacts
@@ -34,9 +37,12 @@ left for the next one.
 
 Examples:
   reseal cutover 3f9a2c --apply
+  reseal cutover 3f9a2c --files dist/ --files-out resigned/ --apply
   reseal cutover 3f9a2c --prune
   reseal cutover 3f9a2c --prune --all-replaced --limit 5000 --apply` + exits("4 the plan is not approved", "5 a deployed artifact would go dark, or over a ceiling"),
 		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "files-out", Usage: "`DIR` that new signatures of files were put in"},
+			&cli.StringFlag{Name: "files", Usage: "`DIR` below which the files are, as given to reseal resign"},
 			&cli.BoolFlag{Name: "prune", Usage: "take rogue and recalled signatures away; no anchor is changed"},
 			&cli.BoolFlag{Name: "all-replaced", Usage: "with --prune: after the cut-over, every signature of the replaced signers"},
 			&cli.Int64Flag{Name: "limit", Value: 1000, Usage: "with --prune: stop before taking more than `N` signatures away; 0: no limit"},
@@ -46,6 +52,11 @@ Examples:
 		Action: in(func(c *cli.Context, a *app.App) error {
 			plan := c.Args().First()
 			if c.Bool("prune") {
+				for _, name := range []string{"files", "files-out"} {
+					if c.IsSet(name) {
+						return usageError{fmt.Errorf("--%s does not go with --prune: nothing of files is taken away", name)}
+					}
+				}
 				return prune(ui, c, a, plan)
 			}
 			for _, name := range []string{"all-replaced", "limit", "max-share"} {
@@ -53,7 +64,15 @@ Examples:
 					return usageError{fmt.Errorf("--%s goes with --prune", name)}
 				}
 			}
-			r, runErr := a.CutOver(c.Context, plan, c.Bool("apply"))
+			if c.IsSet("files") && !c.IsSet("files-out") {
+				return usageError{errors.New("--files goes with --files-out: where are the signatures?")}
+			}
+			files, closeFiles, err := a.OpenFiles(filesOptions(c))
+			if err != nil {
+				return err
+			}
+			defer closeFiles() //nolint:errcheck // nothing was written
+			r, runErr := a.CutOver(c.Context, plan, files, c.Bool("apply"))
 			if runErr != nil && r.Incident == "" {
 				return runErr
 			}
@@ -68,6 +87,9 @@ Examples:
 					accepted = " (accepted in the plan)"
 				}
 				ui.printf("  dark for %s: %s: %s%s", d.Consumer, d.Artifact, d.Why, accepted)
+			}
+			if r.Recorded > 0 {
+				ui.printf("%d of these checks are of files that nobody looked at again: they go by what was read back when they were signed or imported. Where the directory of the signatures is, give it (--files-out)", r.Recorded)
 			}
 			for _, name := range r.Anchors {
 				ui.printf("%s the anchor of %s", ui.verb(r.Applied && runErr == nil, "rewrote", "would rewrite"), name)

@@ -239,10 +239,10 @@ func (r *responder) resign(ctx context.Context) (drill.Outcome, error) {
 }
 
 func (r *responder) cutOver(ctx context.Context) (drill.Outcome, error) {
-	if _, err := r.app.CutOver(ctx, r.plan, false); err != nil {
+	if _, err := r.app.CutOver(ctx, r.plan, resign.Files{}, false); err != nil {
 		return drill.Outcome{}, fmt.Errorf("dry run: %w", err)
 	}
-	c, err := r.app.CutOver(ctx, r.plan, true)
+	c, err := r.app.CutOver(ctx, r.plan, resign.Files{}, true)
 	return summary("%d checks of deployed images passed under the new trust; anchors rewritten: %s", c.Checked, strings.Join(c.Anchors, ", ")), err
 }
 

@@ -500,22 +500,31 @@ func (w *approved) Still(ctx context.Context, items []resign.Item) ([]string, er
 // Cutover is what cutting over did, or would do.
 type Cutover struct {
 	rotate.Cutover
+	Recorded   int64              `json:"recorded"`              // of Checked: of files, by what was read back when they were signed or imported
 	BreakGlass *rotate.BreakGlass `json:"break_glass,omitempty"` // it was done on one person's word
 }
 
-// CutOver removes the old signer from the anchors of an approved plan.
-func (a *App) CutOver(ctx context.Context, digest string, apply bool) (Cutover, error) {
+// CutOver removes the old signer from the anchors of an approved plan. Where the
+// directory of the files' signatures is given they are looked at again.
+func (a *App) CutOver(ctx context.Context, digest string, files resign.Files, apply bool) (Cutover, error) {
 	p, err := a.permit(ctx, digest)
 	if err != nil {
 		return Cutover{}, err
 	}
-	c, err := rotate.CutOver(ctx, a.store, a.accepts, a.by("cut-over for %s", p.Plan().Incident), p, apply)
-	return Cutover{c, p.BreakGlass()}, err
+	recorded := int64(0)
+	accepts := func(ctx context.Context, repository, digest string, f inventory.Format, by signer.Record) error {
+		if repository == inventory.Files && files.Out == nil {
+			recorded++
+		}
+		return a.accepts(ctx, files, repository, digest, f, by)
+	}
+	c, err := rotate.CutOver(ctx, a.store, accepts, a.by("cut-over for %s", p.Plan().Incident), p, apply)
+	return Cutover{c, recorded, p.BreakGlass()}, err
 }
 
 // accepts reports whether a consumer that accepts one signer's key, and reads
 // one format, accepts an artifact as it is in the registry now.
-func (a *App) accepts(ctx context.Context, repository, digest string, f inventory.Format, by signer.Record) error {
+func (a *App) accepts(ctx context.Context, files resign.Files, repository, digest string, f inventory.Format, by signer.Record) error {
 	pub, _, err := signer.ParsePublicKey(by.PublicKey)
 	if err != nil {
 		return err
@@ -526,7 +535,7 @@ func (a *App) accepts(ctx context.Context, repository, digest string, f inventor
 	}
 	sub := verify.Subject{Repository: repository, Digest: digest}
 	if repository == inventory.Files {
-		return a.acceptsFile(ctx, sub, f, by.Identity, verify.Consumer{Key: pub, Root: a.root})
+		return a.acceptsFile(ctx, files, sub, f, by.Identity, verify.Consumer{Key: pub, Root: a.root})
 	}
 	got := verify.Fetcher{Registry: a.options.Registry, Verifier: v}.Signatures(ctx, sub, verify.Only(f))
 	consumer := verify.Consumer{Key: pub, Root: a.root}
@@ -548,8 +557,9 @@ func (a *App) accepts(ctx context.Context, repository, digest string, f inventor
 }
 
 // acceptsFile is accepts of a file: what was read back when it was written, or
-// imported, for nobody can look at every place that people fetch files from.
-func (a *App) acceptsFile(ctx context.Context, sub verify.Subject, f inventory.Format, by signer.Identity, consumer verify.Consumer) error {
+// imported, and is in the directory of signatures still, if that is given. Nobody
+// can look at every place that people fetch files from.
+func (a *App) acceptsFile(ctx context.Context, files resign.Files, sub verify.Subject, f inventory.Format, by signer.Identity, consumer verify.Consumer) error {
 	sigs, err := a.store.SignaturesOf(ctx, inventory.Artifact{Repository: sub.Repository, Digest: sub.Digest}, "")
 	if err != nil {
 		return err
@@ -563,9 +573,18 @@ func (a *App) acceptsFile(ctx context.Context, sub verify.Subject, f inventory.F
 		if err != nil {
 			return err
 		}
-		if refused = consumer.File(ctx, sub, f, content); refused == nil {
+		refused = consumer.File(ctx, sub, f, content)
+		if refused == nil && files.Out != nil {
+			if refused = files.Holds(ctx, sub.Digest, f, content); refused != nil {
+				refused = fmt.Errorf("its signature by the new signer is not in the directory of signatures (--files-out): %w", refused)
+			}
+		}
+		if refused == nil {
 			return nil
 		}
+	}
+	if files.Out == nil {
+		refused = fmt.Errorf("%w (nobody looked: this is what was read back when files were signed or imported; --files-out has them looked at again)", refused)
 	}
 	return refused
 }

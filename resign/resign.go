@@ -120,6 +120,9 @@ type Engine struct {
 
 	Batch bool // one statement for the image signatures of up to 1024 artifacts of a repository, as bundles
 
+	// Settled is told of every unit worked through, before Progress is, and what
+	// became of it: Done, Held or Failed; "": a dry run would sign it. May be nil.
+	Settled  func(i Item, state string)
 	Progress func(done int64, r Result) // done counts the units worked through
 	Failed   func(Failure)              // told of every unit that is held or failed; may be nil
 
@@ -507,24 +510,32 @@ func (r *run) tally(u *unit, already bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.done++
+	state := ""
 	switch {
 	case u.record.State == Held:
+		state = Held
 		r.result.Held++
 	case u.record.State == Failed:
+		state = Failed
 		r.result.Failed++
 		if (u.batch == nil || u.batch != r.lastBatch) && !errors.Is(u.err, errAsk) { // one batch fails once
 			r.failing++
 		}
 		r.lastBatch = u.batch
 	case already:
+		state = Done
 		r.result.Already++
 		r.failing = 0
 	case r.Apply:
+		state = Done
 		r.result.Signed++
 		r.failing = 0
 	}
 	if r.Failed != nil && (u.record.State == Held || u.record.State == Failed) {
 		r.Failed(Failure{Item: u.Item, Format: u.format, Why: u.record.Why})
+	}
+	if r.Settled != nil {
+		r.Settled(u.Item, state)
 	}
 	if r.Progress != nil {
 		r.Progress(r.done, r.result)

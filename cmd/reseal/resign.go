@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -112,8 +113,8 @@ func resignHere(c *cli.Context, ui *ui, a *app.App, who app.SignerOptions) error
 	r, runErr := a.Resign(c.Context, app.ResignOptions{
 		Plan: full, Signer: source, Services: stamps, Files: files, Apply: c.Bool("apply"), Batch: c.Bool("batch"), Parallel: c.Int("parallel"),
 		Rate: c.Float64("rate"), Only: selection(c),
-		Progress: func(done int64, r resign.Result) {
-			p.at(done, fmt.Sprintf("%d failed, %d held", r.Failed, r.Held))
+		Progress: func(done int64, r resign.Result, hosts []app.HostStatus) {
+			p.at(done, fmt.Sprintf("%d failed, %d held%s", r.Failed, r.Held, hostWords(hosts)))
 		},
 		Failed: func(f resign.Failure) { reasons[f.Why]++ },
 	})
@@ -132,11 +133,38 @@ func resignHere(c *cli.Context, ui *ui, a *app.App, who app.SignerOptions) error
 	ui.printf("%d planned: %s, %d signed already, %d held back, %d failed; %d denied, %d on hold; %d requests in %s",
 		r.Planned, signed, r.Already, r.Held, r.Failed, r.Denied, r.OnHold, r.Requests,
 		time.Duration(r.DurationSeconds*float64(time.Second)).Round(time.Millisecond))
+	ui.hosts(r.Hosts)
 	for _, why := range slices.SortedFunc(maps.Keys(reasons), func(a, b string) int { return reasons[b] - reasons[a] }) {
 		ui.printf("  %d times: %s", reasons[why], why)
 	}
 	ui.dryRun(r.Applied)
 	return runErr
+}
+
+// hosts prints how far the work on each registry has come.
+func (u *ui) hosts(list []app.HostStatus) {
+	for _, h := range list {
+		u.printf("registry:   %s: %d of %d done, %d held back, %d failed", h.Host, h.Done, h.Planned, h.Held, h.Failed)
+	}
+}
+
+// mostHosts is how many registries a line of progress has room for.
+const mostHosts = 4
+
+// hostWords says the same in a line of progress; "": there is but one registry.
+func hostWords(list []app.HostStatus) string {
+	var b strings.Builder
+	for n, h := range list {
+		if n == mostHosts {
+			fmt.Fprintf(&b, "; %d more registries", len(list)-n)
+			break
+		}
+		fmt.Fprintf(&b, "; %s %d of %d", h.Host, h.Done+h.Held+h.Failed, h.Planned)
+		if h.Failed+h.Held > 0 {
+			fmt.Fprintf(&b, " (%d failed, %d held)", h.Failed, h.Held)
+		}
+	}
+	return b.String()
 }
 
 // filesFlags say where files are and where their signatures go.

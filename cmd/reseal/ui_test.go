@@ -6,6 +6,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/reseal/reseal/internal/app"
 )
 
 // TestInert prints what an attacker may have named something. Nothing of it
@@ -61,4 +63,32 @@ func TestInert(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestHostWords tells registries apart where there are several, in a line that
+// does not grow with them.
+func TestHostWords(t *testing.T) {
+	t.Parallel()
+	var list []app.HostStatus
+	for n, want := range []string{
+		"; a.example 3 of 10", "; a.example 3 of 10; b.example 6 of 10 (1 failed, 2 held)", "; a.example 3 of 10; b.example 6 of 10 (1 failed, 2 held); c.example 3 of 10",
+		"; a.example 3 of 10; b.example 6 of 10 (1 failed, 2 held); c.example 3 of 10; d.example 3 of 10",
+		"; a.example 3 of 10; b.example 6 of 10 (1 failed, 2 held); c.example 3 of 10; d.example 3 of 10; 1 more registries",
+	} {
+		h := app.HostStatus{Host: string(rune('a'+n)) + ".example", Planned: 10, Done: 3}
+		if n == 1 {
+			h.Failed, h.Held = 1, 2
+		}
+		if list = append(list, h); hostWords(list) != want {
+			t.Errorf("got %q, want %q", hostWords(list), want)
+		}
+	}
+	if got := hostWords(nil); got != "" {
+		t.Errorf("one registry: %q", got)
+	}
+	var out bytes.Buffer
+	(&ui{out: &out}).hosts(list[1:2])
+	if got, want := out.String(), "registry:   b.example: 3 of 10 done, 2 held back, 1 failed\n"; got != want {
+		t.Errorf("printed %q, want %q", got, want)
+	}
 }

@@ -143,9 +143,7 @@ func resignStatus(c *cli.Context, ui *ui, a *app.App) error {
 		ui.printf("worker:     %s has %s since %s, %.1f a second, counts as dead at %s", w.Owner, shardWords(w.Shards),
 			w.Since.Format(time.RFC3339), w.Rate, w.Until.Format(time.RFC3339))
 	}
-	for _, h := range s.Hosts {
-		ui.printf("registry:   %s: %d of %d done, %d held back, %d failed", h.Host, h.Done, h.Planned, h.Held, h.Failed)
-	}
+	ui.hosts(s.Hosts)
 	for _, r := range s.Reasons {
 		ui.printf("  %s %d times: %s", r.State, r.Units, r.Why)
 	}

@@ -213,8 +213,8 @@ type ResignOptions struct {
 	Parallel int     // artifacts published at once
 	Rate     float64 // signatures a second; 0: no limit
 	Only     Selection
-	Lease    time.Duration // on shards; default DefaultLease
-	Progress func(done int64, r resign.Result)
+	Lease    time.Duration                                         // on shards; default DefaultLease
+	Progress func(done int64, r resign.Result, hosts []HostStatus) // hosts: of what this process did; nil: there is one
 	Failed   func(resign.Failure)
 }
 
@@ -345,6 +345,8 @@ type Resigned struct {
 	Requests        int64   `json:"requests"`
 	DurationSeconds float64 `json:"duration_seconds"`
 
+	Hosts []HostStatus `json:"hosts,omitempty"` // where registries have more than one
+
 	BreakGlass *rotate.BreakGlass `json:"break_glass,omitempty"` // it was done on one person's word
 }
 
@@ -370,15 +372,30 @@ func (a *App) Resign(ctx context.Context, o ResignOptions) (Resigned, error) {
 		return out, err
 	}
 	sel, err := o.Only.of(shards)
-	switch {
-	case err != nil:
+	if err != nil {
 		return out, err
-	case o.Apply:
-		out.Result, err = a.share(ctx, p, e, shards, sel, o)
-	default:
-		shards = slices.DeleteFunc(shards, func(s store.Shard) bool { return !sel.Has(s) })
-		out.Result, err = inOrder(ctx, e, &approved{store: a.store, permission: p, shards: shards, limit: o.Only.Limit})
 	}
+	chosen := slices.DeleteFunc(slices.Clone(shards), func(s store.Shard) bool { return !sel.Has(s) })
+	hosts := newHosts(chosen)
+	if len(hosts) > 1 {
+		e.Settled = func(i resign.Item, state string) { hosts.add(i.Repository, state, 1) }
+	}
+	if o.Progress != nil {
+		e.Progress = func(done int64, r resign.Result) { o.Progress(done, r, hosts.several()) }
+	}
+	if o.Apply {
+		out.Result, err = a.share(ctx, p, e, shards, sel, o)
+	} else {
+		out.Result, err = inOrder(ctx, e, &approved{store: a.store, permission: p, shards: chosen, limit: o.Only.Limit})
+	}
+	if len(hosts) > 1 && o.Apply { // what others did counts, too
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastAct)
+		defer cancel()
+		var tellErr error
+		hosts, tellErr = a.hosts(last, p.Digest(), sel)
+		err = errors.Join(err, tellErr)
+	}
+	out.Hosts = hosts.several()
 	out.Requests, out.DurationSeconds = a.Requests()-before, time.Since(start).Seconds()
 	if err == nil && out.Failed+out.Held > 0 {
 		err = fmt.Errorf("%d signatures failed and %d are held back: run it again to resume, or make a new plan for what is held", out.Failed, out.Held)
@@ -398,7 +415,7 @@ func checkSignerOf(p rotate.Permission, s signer.Source) error {
 func (a *App) engine(p rotate.Permission, o ResignOptions) resign.Engine {
 	return resign.Engine{Registry: a.registry(o.Apply), Store: a.store, Signer: o.Signer, Services: o.Services, Root: a.root, Files: o.Files, Plan: p.Digest(),
 		Apply: o.Apply, Batch: o.Batch, By: a.by("re-sign for %s", p.Plan().Incident), Parallel: o.Parallel, Rate: rate.Limit(o.Rate),
-		Progress: o.Progress, Failed: o.Failed}
+		Failed: o.Failed}
 }
 
 // approved gives the re-signing engine the items of some shards of an approved

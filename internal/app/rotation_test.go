@@ -84,7 +84,7 @@ func TestFaultMigrationHidesNothing(t *testing.T) {
 		var why []string
 		var done int64
 		r, _ := h.Resign(ctx, ResignOptions{Plan: plan, Signer: signer.Always(h.key(t, "release")), Apply: apply, Only: only,
-			Progress: func(n int64, _ resign.Result) { done = n }, Failed: func(f resign.Failure) { why = append(why, f.Why) }})
+			Progress: func(n int64, _ resign.Result, _ []HostStatus) { done = n }, Failed: func(f resign.Failure) { why = append(why, f.Why) }})
 		if done != r.Planned {
 			t.Errorf("progress ends at %d of %d", done, r.Planned)
 		}

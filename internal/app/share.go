@@ -58,6 +58,7 @@ func (a *App) share(ctx context.Context, p rotate.Permission, e resign.Engine, s
 	var total resign.Result
 	var done, given int64
 	mine := map[int64]bool{}
+	tell, settled := e.Progress, e.Settled
 	size := int64(claimItems)
 	for o.Only.Limit == 0 || given < o.Only.Limit {
 		l, err := a.claim(ctx, e.By, plan, owner, sel, size, o)
@@ -76,8 +77,11 @@ func (a *App) share(ctx context.Context, p rotate.Permission, e resign.Engine, s
 			continue
 		}
 		again := slices.ContainsFunc(l.claim.Shards, func(s store.Shard) bool { return mine[s.N] })
-		if e.Progress = nil; o.Progress != nil && !again {
-			e.Progress = func(n int64, r resign.Result) { o.Progress(done+n, plus(total, r)) }
+		if e.Progress, e.Settled = nil, nil; !again {
+			e.Settled = settled
+			if tell != nil {
+				e.Progress = func(n int64, r resign.Result) { tell(done+n, plus(total, r)) }
+			}
 		}
 		w := &approved{store: a.store, permission: p, shards: l.claim.Shards}
 		if o.Only.Limit > 0 {

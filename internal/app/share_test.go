@@ -4,13 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/reseal/reseal/internal/registry"
 	"github.com/reseal/reseal/internal/store"
+	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/journal"
 	"github.com/reseal/reseal/resign"
 	"github.com/reseal/reseal/signer"
@@ -53,7 +60,7 @@ func TestShareCountsOnce(t *testing.T) {
 		must(h.ApproveWithKey(ctx, plan, person, h.key(t, person), false))
 	}
 	var told []int64
-	r, err := h.Resign(ctx, ResignOptions{Plan: plan, Signer: signer.Always(h.key(t, "release")), Apply: true, Progress: func(done int64, _ resign.Result) {
+	r, err := h.Resign(ctx, ResignOptions{Plan: plan, Signer: signer.Always(h.key(t, "release")), Apply: true, Progress: func(done int64, _ resign.Result, _ []HostStatus) {
 		if told = append(told, done); len(told) > 1 {
 			return
 		}
@@ -74,6 +81,53 @@ func TestShareCountsOnce(t *testing.T) {
 	if all := must(h.store.Shards(ctx, plan)); len(all) != 1 || all[0].Attempts != 2 {
 		t.Errorf("shards %+v, want one that was looked at twice", all)
 	}
+}
+
+// TestResignPerHost has two registries, of which progress and report tell apart
+// what was done in each.
+func TestResignPerHost(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	ctx := t.Context()
+	first := h.world.Registry()
+	second := strings.Replace(first, "127.0.0.1", "localhost", 1)
+	if _, err := h.Scan(ctx, ScanOptions{Targets: Targets(second + "/shop/api")}, nil); err != nil {
+		t.Fatal(err)
+	}
+	o := RotationOptions{Rotation: "BUNDLES", From: "release", To: "release", Formats: []string{"bundle"}, Homes: []string{second + "/shop/api"}, Skew: time.Minute, Expires: time.Hour}
+	_, plan, _, err := h.PlanRotation(ctx, o, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, person := range []string{"alice", "bob"} {
+		must(h.ApproveWithKey(ctx, plan, person, h.key(t, person), false))
+	}
+	wall := &refusing{http.DefaultTransport, []byte(`"dev.sigstore.bundle.predicateType":"` + inventory.SignPredicate)}
+	h.options.Registry = registry.New(registry.Options{Keychain: authn.NewMultiKeychain(), Transport: wall})
+	work := func(apply bool, only ...string) (told, report []HostStatus) {
+		r, _ := h.Resign(ctx, ResignOptions{Plan: plan, Signer: signer.Always(h.key(t, "release")), Apply: apply, Only: Selection{Repositories: only},
+			Progress: func(_ int64, _ resign.Result, hosts []HostStatus) { told = hosts }})
+		return told, r.Hosts
+	}
+	want := func(what string, got []HostStatus, want ...HostStatus) {
+		t.Helper()
+		if !slices.Equal(got, want) {
+			t.Errorf("%s:\ngot  %+v\nwant %+v", what, got, want)
+		}
+	}
+	told, report := work(false)
+	want("dry run", told, HostStatus{Host: first, Planned: 1}, HostStatus{Host: second, Planned: 1})
+	want("report of the dry run", report, told...)
+	told, report = work(true, first+"/*")
+	want("one registry is chosen", append(told, report...))
+	told, report = work(true)
+	want("refused", told, HostStatus{Host: first, Planned: 1, Failed: 1}, HostStatus{Host: second, Planned: 1, Failed: 1})
+	want("report", report, told...)
+	wall.text = nil
+	told, report = work(true, second+"/*", first+"/*")
+	want("resumed", told, HostStatus{Host: first, Planned: 1, Done: 1}, HostStatus{Host: second, Planned: 1, Done: 1})
+	want("report", report, told...)
+	want("status", must(h.Status(ctx, plan)).Hosts, told...)
 }
 
 // TestLease keeps a claim beyond its lease, and tells when it was lost.

@@ -102,7 +102,7 @@ func (a *App) Status(ctx context.Context, digest string) (ResignStatus, error) {
 }
 
 func (s *ResignStatus) add(shards []store.Shard, units []store.ShardUnits) {
-	hosts, workers := map[string]*HostStatus{}, map[string]*WorkerStatus{}
+	hosts, workers := newHosts(shards), map[string]*WorkerStatus{}
 	at := map[int64]store.Shard{}
 	for _, sh := range shards {
 		at[sh.N] = sh
@@ -130,21 +130,15 @@ func (s *ResignStatus) add(shards []store.Shard, units []store.ShardUnits) {
 		if sh.State == store.ShardFailed && sh.Failed == 0 { // no unit says why
 			s.Reasons = append(s.Reasons, store.Reason{State: store.ShardFailed, Why: sh.Why, Units: sh.Units})
 		}
-		host := hostOf(sh.Repository)
-		if hosts[host] == nil {
-			hosts[host] = &HostStatus{Host: host}
-		}
-		hosts[host].Planned += sh.Units
 	}
 	recent := int64(0)
 	for _, u := range units {
-		h := hosts[hostOf(at[u.N].Repository)]
-		if h == nil {
+		if at[u.N].N == 0 {
 			continue // another process has cut the plan otherwise meanwhile
 		}
+		hosts.add(at[u.N].Repository, u.State, u.Units)
 		switch u.State {
 		case resign.Done:
-			h.Done += u.Units
 			if u.Made {
 				s.Signed += u.Units
 			} else {
@@ -155,10 +149,8 @@ func (s *ResignStatus) add(shards []store.Shard, units []store.ShardUnits) {
 				w.Rate += float64(u.Recent) / rateOver.Seconds()
 			}
 		case resign.Held:
-			h.Held += u.Units
 			s.Held += u.Units
 		case resign.Failed:
-			h.Failed += u.Units
 			s.Failed += u.Units
 		}
 	}
@@ -174,10 +166,77 @@ func (s *ResignStatus) add(shards []store.Shard, units []store.ShardUnits) {
 	for _, owner := range slices.Sorted(maps.Keys(workers)) {
 		s.Workers = append(s.Workers, *workers[owner])
 	}
-	for _, host := range slices.Sorted(maps.Keys(hosts)) {
-		s.Hosts = append(s.Hosts, *hosts[host])
-	}
+	s.Hosts = append(s.Hosts, hosts.list()...)
 	slices.SortStableFunc(s.Reasons, func(x, y store.Reason) int { return cmp.Compare(y.Units, x.Units) })
+}
+
+// hosts counts units by the host of their registry.
+type hosts map[string]*HostStatus
+
+// newHosts plans the units of shards.
+func newHosts(shards []store.Shard) hosts {
+	h := hosts{}
+	for _, s := range shards {
+		h.of(s.Repository).Planned += s.Units
+	}
+	return h
+}
+
+func (h hosts) of(repository string) *HostStatus {
+	host := hostOf(repository)
+	if h[host] == nil {
+		h[host] = &HostStatus{Host: host}
+	}
+	return h[host]
+}
+
+// add counts units in a state, as package resign calls it.
+func (h hosts) add(repository, state string, units int64) {
+	switch s := h.of(repository); state {
+	case resign.Done:
+		s.Done += units
+	case resign.Held:
+		s.Held += units
+	case resign.Failed:
+		s.Failed += units
+	}
+}
+
+// list returns the hosts in order of name.
+func (h hosts) list() (out []HostStatus) {
+	for _, host := range slices.Sorted(maps.Keys(h)) {
+		out = append(out, *h[host])
+	}
+	return out
+}
+
+// several returns the hosts where there are more than one, or nil.
+func (h hosts) several() []HostStatus {
+	if len(h) < 2 {
+		return nil
+	}
+	return h.list()
+}
+
+// hosts tells how far the work on some shards of a plan has come, whoever did it.
+func (a *App) hosts(ctx context.Context, plan string, sel store.ShardSelection) (hosts, error) {
+	all, err := a.store.Shards(ctx, plan)
+	if err != nil {
+		return nil, err
+	}
+	at := map[int64]string{}
+	all = slices.DeleteFunc(all, func(s store.Shard) bool { return !sel.Has(s) })
+	for _, s := range all {
+		at[s.N] = s.Repository
+	}
+	units, err := a.store.ShardProgress(ctx, plan, a.now())
+	h := newHosts(all)
+	for _, u := range units {
+		if repository, ok := at[u.N]; ok {
+			h.add(repository, u.State, u.Units)
+		}
+	}
+	return h, err
 }
 
 func hostOf(repository string) string {

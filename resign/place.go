@@ -423,6 +423,7 @@ type base struct {
 	store *store.Store
 	place *place
 	tag   registry.Manifest // what the tag names; zero: nothing
+	torn  error             // why what the tag names cannot be read
 	list  registry.Listing
 	fresh bool // something is there that the inventory does not know: somebody wrote since it was scanned
 }
@@ -445,10 +446,13 @@ func (b *base) Manifest(ctx context.Context, repository, reference string) (regi
 		return m, err
 	}
 	m, err := b.Registry.Manifest(ctx, repository, reference)
-	if err == nil {
+	switch {
+	case err == nil:
 		b.tag = m
 		_, known := b.store.Vault(ctx, m.Digest)
 		b.fresh = b.fresh || known != nil
+	case !errors.Is(err, registry.ErrNotFound):
+		b.torn = err
 	}
 	return m, err
 }
@@ -555,6 +559,9 @@ func bundleManifest(u *unit, config []byte) ([]byte, v1.Descriptor, error) {
 // is there, and reads back what the tag names.
 func (r *run) append(ctx context.Context, p *place, base *base, units []*unit) error {
 	tag := verify.Tag(p.Digest, p.format)
+	if base.torn != nil { // no verifier reads it so, but what is there may be whole
+		return fmt.Errorf("%s:%s cannot be read, and would be lost by writing it anew: look at it, and run again: %w", p.Repository, tag, base.torn)
+	}
 	image := v1.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1}
 	if m := base.tag; m.Digest != "" {
 		if !types.MediaType(m.MediaType).IsImage() {

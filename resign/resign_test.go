@@ -378,6 +378,46 @@ func TestTagOfAnotherKind(t *testing.T) {
 	}
 }
 
+// unread has the registry answer the first reading of a tag with what cannot be
+// believed.
+type unread struct {
+	Registry
+	tag  string
+	with error
+	done bool
+}
+
+func (r *unread) Manifest(ctx context.Context, repository, reference string) (registry.Manifest, error) {
+	if reference == r.tag && !r.done {
+		r.done = true
+		return registry.Manifest{}, r.with
+	}
+	return r.Registry.Manifest(ctx, repository, reference)
+}
+
+// TestTagUnread gets no good answer to what is under the signature tag: it is not
+// taken for nothing, which would lose the signatures that are there.
+func TestTagUnread(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for _, with := range []error{registry.ErrDigest, registry.ErrMalformed, registry.ErrTooLarge} {
+		for _, f := range []inventory.Format{inventory.Legacy, inventory.LegacyAtt} {
+			t.Run(fmt.Sprint(f, ": ", with), func(t *testing.T) {
+				t.Parallel()
+				k := b.newCase(t)
+				ref := k.push(t, "app")
+				k.all(t, ref)
+				k.plan(t, ref, f)
+				wantEqual(t, "result", k.run(t, &unread{Registry: k.client, tag: verify.Tag(ref.DigestStr(), f), with: with}), Result{Planned: 1, Failed: 1})
+				wantEqual(t, "by the old signer", len(count(k.found(t, ref), k.oldID(t))), 4)
+				wantEqual(t, "result of the next run", k.run(t, k.client), Result{Planned: 1, Signed: 1})
+				wantEqual(t, "by the old signer then", len(count(k.found(t, ref), k.oldID(t))), 4)
+				wantEqual(t, "uses of the key", k.next.signed, 1)
+			})
+		}
+	}
+}
+
 func TestOverwritten(t *testing.T) {
 	t.Parallel()
 	k := newBench(t).newCase(t)

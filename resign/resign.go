@@ -500,6 +500,9 @@ func (r *run) put(ctx context.Context, tx *store.Tx, u *unit) error {
 
 // count tells what a dry run would have done with a unit.
 func (r *run) count(u *unit) {
+	if u.record.State == Failed { // in an earlier run: this one would try it again
+		u.record.State, u.record.Why = "", ""
+	}
 	if u.err != nil {
 		u.record.State, u.record.Why = Failed, u.err.Error()
 	}

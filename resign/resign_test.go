@@ -185,6 +185,31 @@ func TestDryRun(t *testing.T) {
 	wantEqual(t, "result once it is signed", got, Result{Planned: 4, Already: 4})
 }
 
+// TestDryRunAfterFailure tells what would be done now, not what failed once.
+func TestDryRunAfterFailure(t *testing.T) {
+	t.Parallel()
+	k := newBench(t).newCase(t)
+	ref := k.push(t, "app")
+	must(t, k.old.SignLegacy(t.Context(), ref, sandbox.NoProof))
+	k.plan(t, ref)
+	dry := k.engine(k.client)
+	dry.Apply = false
+	dry.Failed = func(f Failure) { t.Errorf("told of %s: %s", f.Format, f.Why) }
+	for _, tc := range []struct {
+		what string
+		reg  Registry
+		want Result
+	}{
+		{"nothing could be written", &wrapper{Registry: k.client, failAt: -1, fault: lost}, Result{Planned: 1}},
+		{"it was written, and reported failed", &wrapper{Registry: k.client, afterTag: func(string, string) error { return errFault }}, Result{Planned: 1, Already: 1}},
+	} {
+		wantEqual(t, tc.what, k.run(t, tc.reg), Result{Planned: 1, Failed: 1})
+		got, err := dry.Run(t.Context(), list{items: k.items})
+		must(t, err)
+		wantEqual(t, "dry run after "+tc.what, got, tc.want)
+	}
+}
+
 func TestAgain(t *testing.T) {
 	t.Parallel()
 	k := newBench(t).newCase(t)

@@ -122,7 +122,7 @@ func (r *run) sign(ctx context.Context, units []*unit) error {
 // makeAll makes signatures, many at once, and returns what is to be persisted
 // of each.
 func (r *run) makeAll(ctx context.Context, units []*unit, contents [][]byte) error {
-	r.batches(units)
+	r.batches(ctx, units)
 	g, gctx := errgroup.WithContext(ctx)
 	for n, u := range units {
 		select {
@@ -540,14 +540,18 @@ func (b *batch) make(sign func() ([]byte, error)) ([]byte, error) {
 }
 
 // batches puts image signatures together that one statement can make: bundles in
-// one repository.
-func (r *run) batches(units []*unit) {
+// one repository. Of what something keeps from being signed, the rest is signed all
+// the same: that one fails alone, and says why.
+func (r *run) batches(ctx context.Context, units []*unit) {
 	if !r.Batch {
 		return
 	}
 	open := map[string]*batch{}
 	for _, u := range units {
 		if u.format != inventory.Bundle || u.PredicateType != inventory.SignPredicate {
+			continue
+		}
+		if _, err := r.subject(ctx, u); err != nil {
 			continue
 		}
 		b := open[u.Repository]

@@ -467,6 +467,30 @@ func TestBatch(t *testing.T) {
 	wantEqual(t, "result once more", k.batchAgain(t), Result{Planned: 48, Already: 48})
 }
 
+// TestBatchOfWhatCannotBeSaid has one image in a batch of which nobody can say how
+// it is annotated: the others are signed all the same.
+func TestBatchOfWhatCannotBeSaid(t *testing.T) {
+	t.Parallel()
+	k := newBench(t).newCase(t)
+	for n := range 4 {
+		ref := k.push(t, fmt.Sprint(n))
+		must(t, k.old.SignBundle(t.Context(), ref, sandbox.NoProof))
+		k.plan(t, ref)
+	}
+	odd := &k.items[2]
+	for _, stage := range []string{"test", "production"} {
+		odd.Proven = append(odd.Proven, Source{inventory.Legacy, k.vault(t, fmt.Sprintf(`{"critical":{"identity":{"docker-reference":"%s"},"image":{"docker-manifest-digest":"%s"},"type":"cosign container image signature"},"optional":{"stage":"%s"}}`,
+			odd.Repository, odd.Digest, stage))})
+	}
+	wantEqual(t, "result", k.batchAgain(t), Result{Planned: 4, Signed: 3, Failed: 1})
+	wantEqual(t, "uses of the key", k.next.signed, 1)
+	for _, row := range k.reissues(t) {
+		if odd.Seq == row.Seq != strings.Contains(row.Why, "annotate the image differently") {
+			t.Errorf("%d: %q", row.Seq, row.Why)
+		}
+	}
+}
+
 func (k *kase) batchAgain(t *testing.T) Result {
 	t.Helper()
 	e := k.engine(k.client)

@@ -192,6 +192,7 @@ func TestAttack(t *testing.T) {
 		{name: "vouched by records of the compromised signer", sigs: vouched, policy: Policy{Vouchers: []Voucher{{Kind: CIRun, Signer: thief}}, Runs: runs(run(thief, other))}, want: Hold},
 		{name: "vouched by somebody the plan does not name", sigs: []inventory.Signature{seen(sig(thief), 1), provenance(other)}, policy: with(voucher), want: Hold},
 		{name: "vouched in a forged attestation", sigs: []inventory.Signature{seen(sig(thief), 1), forged(provenance(build))}, policy: with(voucher), want: Hold},
+		{name: "vouched in an attestation whose proofs contradict each other", sigs: []inventory.Signature{seen(sig(thief), 1), provenance(build, upper(1, tsa), lower(5, ca))}, policy: with(voucher), want: Hold},
 		{name: "vouched by an image signature", sigs: []inventory.Signature{seen(sig(thief), 1), sig(build)}, policy: with(Voucher{Signer: build, PredicateType: inventory.SignPredicate}), want: Hold},
 		{name: "vouched in an attestation that rests on a lost log", sigs: []inventory.Signature{seen(sig(thief), 1), provenance(build, upper(1, log1))}, policy: Policy{Vouchers: []Voucher{voucher}, Incidents: []Incident{lostLog}}, want: Hold},
 		{name: "vouched by one whose workflow is compromised", sigs: []inventory.Signature{seen(sig(thief), 1), provenance(release)},

@@ -167,7 +167,10 @@ func (q *question) doubtAttestation(v *Voucher) string {
 			if s.Signer != v.Signer {
 				continue
 			}
+			upper, lower, contradict := contradiction(s, q.Skew)
 			switch j := Judge(*s, q.Incidents, q.Skew); {
+			case contradict:
+				why = "its attestation proves nothing: " + contradictory(upper, lower)
 			case j.Verdict != Unaffected || j.Rests:
 				why = "its attestation does not stand outside every incident: " + j.Reason
 			case !q.contentHolds(v, s):

@@ -185,6 +185,29 @@ func TestDryRun(t *testing.T) {
 	wantEqual(t, "result once it is signed", got, Result{Planned: 4, Already: 4})
 }
 
+// TestEnvelopeMakesABundle is why no claim about an image on hold is signed, in
+// whatever format: whoever writes to the registry makes a bundle of what is in an
+// ".att", and that makes cosign accept the image.
+func TestEnvelopeMakesABundle(t *testing.T) {
+	t.Parallel()
+	k := newBench(t).newCase(t)
+	ref := k.push(t, "app")
+	must(t, k.old.AttestLegacy(t.Context(), ref, spdx, sbom, sandbox.NoProof))
+	k.plan(t, ref)
+	wantEqual(t, "result", k.run(t, k.client), Result{Planned: 1, Signed: 1})
+	for _, f := range k.found(t, ref) {
+		if f.Signer != k.next.id {
+			continue
+		}
+		bundle := fmt.Appendf(nil, `{"mediaType":"%s","verificationMaterial":{"publicKey":{"hint":"x"}},"dsseEnvelope":%s}`, bundleType, f.Content)
+		if err := (verify.Consumer{Key: k.next.PublicKey()}).Bundle(t.Context(), subjectOf(ref), bundle); err != nil {
+			t.Errorf("cosign refuses it: %v", err)
+		}
+		return
+	}
+	t.Error("nothing was signed")
+}
+
 // TestDryRunAfterFailure tells what would be done now, not what failed once.
 func TestDryRunAfterFailure(t *testing.T) {
 	t.Parallel()

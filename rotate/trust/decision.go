@@ -597,14 +597,14 @@ func Elsewhere(sigs []inventory.Signature, p Policy) (places []string) {
 // predicate by a trusted signer for a signature of the image, so none goes onto
 // an artifact that is not itself covered or proven good.
 //
-// A summary says of the artifact that it passed, in whatever format: of one that
-// is on hold or denied nothing of the kind is said. Nor does a bundle about a file
-// that is on hold or denied get made. Of a file that nobody signed, as many have
-// only attestations, it does: whoever makes it sees to it that it is a file
-// (package resign).
+// About an artifact that is on hold or denied nothing is said in any format:
+// whoever can write to a registry makes a bundle of the envelope in an ".att", and
+// a summary says that the artifact passed. About one that nobody signed, as many
+// have only attestations, it is: whoever makes it of a file sees to it that it is
+// a file (package resign).
 func WithClaims(image *Outcome, claim Outcome) Outcome {
 	bundle := slices.Contains(claim.Formats, inventory.Bundle)
-	refused := (claim.Summary || slices.Contains(claim.Formats, inventory.Detached)) && image != nil && (image.Decision == Hold || image.Decision == Deny)
+	refused := image != nil && (image.Decision == Hold || image.Decision == Deny)
 	if claim.Decision != Resign || !bundle && !refused {
 		return claim
 	}
@@ -615,8 +615,10 @@ func WithClaims(image *Outcome, claim Outcome) Outcome {
 	switch {
 	case slices.Contains(claim.Formats, inventory.Detached):
 		what, why = "file", "a bundle with any claim about it speaks for it"
-	case !bundle:
+	case claim.Summary && !bundle:
 		why = "a summary would say that it passed"
+	case !bundle:
+		why = "a bundle that anybody can make of the envelope would make verifiers accept the image"
 	}
 	claim.Decision, claim.Formats, claim.Summary = Hold, nil, false
 	claim.Reason += "; but the " + what + " itself is not proven good, and " + why

@@ -165,8 +165,14 @@ func TestNoClaimMakesAnImageAccepted(t *testing.T) {
 		t.Errorf("image nobody decided about: the claim is on %s in %v", got.Decision, got.Formats)
 	}
 	legacy := Outcome{Decision: Resign, Formats: []inventory.Format{inventory.LegacyAtt}}
-	if got := WithClaims(&Outcome{Decision: Hold}, legacy); got.Decision != Resign {
-		t.Errorf("an attestation that no verifier takes for an image signature is on %s", got.Decision)
+	for _, d := range Decisions() {
+		got := WithClaims(&Outcome{Decision: d}, legacy)
+		if want := d == Resign || d == None; (got.Decision == Resign) != want {
+			t.Errorf("image on %s: the attestation of whose envelope anybody can make a bundle is on %s", d, got.Decision)
+		}
+	}
+	if got := WithClaims(nil, legacy); got.Decision != Resign {
+		t.Errorf("image that nobody signed: its attestation is on %s", got.Decision)
 	}
 }
 

@@ -659,6 +659,13 @@ func (i Item) changed(now []Item) string {
 	if n.Decision != i.Decision {
 		return fmt.Sprintf("the plan says %s, the inventory now says %s (%s)", i.Decision, n.Decision, n.Reason)
 	}
+	// Another signature may prove it, but not what this one says besides.
+	for _, g := range i.Signatures {
+		if g.Proves && (i.Statement == inventory.SignPredicate || n.Summary) &&
+			!slices.ContainsFunc(n.Signatures, func(o ItemSignature) bool { return o.Proves && o.Content == g.Content }) {
+			return fmt.Sprintf("the signature with the content %s proved it when the plan was made, and does not now, so what it says besides must not be said again: make a new plan", g.Content)
+		}
+	}
 	if i.Decision != trust.Resign || i.Statement == inventory.SignPredicate {
 		return ""
 	}

@@ -131,6 +131,25 @@ func TestAttackOnPlans(t *testing.T) {
 			must(t, err)
 			k.wantChanged(t, plan, k.item(t, plan, 1, image), "deny")
 		}},
+		{"what the image is annotated with turns out to be the thief's", func(t *testing.T, k *kase) {
+			annotated := signed(k.old, inventory.Legacy, true)
+			annotated.PayloadDigest, annotated.Content = digest(70), digest(71)
+			annotated.Bounds = []inventory.Bound{{Side: inventory.Upper, Time: leaked.AddDate(0, 0, -3), Authority: tsa, Verified: true}}
+			k.put(t, repo, 8, signed(k.old, inventory.Legacy, true), annotated)
+			plan, _ := k.plan(t, nil)
+			item := k.item(t, plan, 8, image)
+			k.wantSame(t, plan, item)
+			_, err := Amend(t.Context(), k.Store, by, leak, Amendment{At: today, From: earlier(5)})
+			must(t, err)
+			k.wantChanged(t, plan, item, "must not be said again")
+			k.wantSame(t, plan, k.item(t, plan, 1, image)) // all that proved it does so still
+			fresh, _ := k.plan(t, func(p *Plan) { p.MadeAt = today.Add(time.Hour) })
+			for _, g := range k.item(t, fresh, 8, image).Signatures {
+				if g.Proves != (g.Content == digest(51)) {
+					t.Errorf("%s proves the image good: %v", g.Content, g.Proves)
+				}
+			}
+		}},
 		{"the rogue digest is slipped into a known-good list", func(t *testing.T, k *kase) {
 			voucher := func(of ...int) func(*Plan) {
 				return func(p *Plan) {

@@ -504,6 +504,9 @@ func (w *approved) Still(ctx context.Context, items []resign.Item) ([]string, er
 	asked := make([]rotate.Item, len(items))
 	for n, i := range items {
 		asked[n] = rotate.Item{Repository: i.Repository, Digest: i.Digest, Statement: i.Decided, Decision: trust.Resign, Formats: i.Formats}
+		for _, g := range i.Proven {
+			asked[n].Signatures = append(asked[n].Signatures, rotate.ItemSignature{Content: g.Content, Proves: true})
+		}
 	}
 	why, err := rotate.Still(ctx, w.store, w.permission.Digest(), w.policy, asked)
 	for n := range why {

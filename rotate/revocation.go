@@ -121,6 +121,59 @@ func (r Revocation) Denied() []string {
 	return out
 }
 
+// Lacks says in words what was takes away and r, put in its place, would not:
+// digests, signers, authorities, a part of the window. It says nothing where r
+// takes away as much or more. A selector counts as kept only as it was written.
+func (r Revocation) Lacks(was Revocation) []string {
+	var out []string
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	denied := map[string]bool{}
+	for _, d := range r.Denied() {
+		denied[d] = true
+	}
+	for _, d := range was.Denied() {
+		if !denied[d] {
+			say("it no longer denies %s", d)
+		}
+	}
+	a, b := was.Predicate.Incident, r.Predicate.Incident
+	for _, id := range a.Signers {
+		if !slices.Contains(b.Signers, id) {
+			say("it no longer revokes the signer %s", id)
+		}
+	}
+	for _, x := range a.Selectors {
+		if !slices.Contains(b.Selectors, x) {
+			text, err := canonical(x)
+			if err != nil {
+				text = fmt.Appendf(nil, "%+v", x)
+			}
+			say("it no longer revokes what the selector %s selects", text)
+		}
+	}
+	for _, x := range a.Authorities {
+		if !slices.Contains(b.Authorities, x) {
+			say("it no longer revokes the %s %s", x.Role, x.ID)
+		}
+	}
+	if !was.names() {
+		return out
+	}
+	stamp := func(t *time.Time, none string) string {
+		if t == nil {
+			return none
+		}
+		return t.UTC().Format(time.RFC3339)
+	}
+	if b.From != nil && (a.From == nil || b.From.After(*a.From)) {
+		say("its window starts later, at %s and not %s", stamp(b.From, ""), stamp(a.From, "with the signer's first use"))
+	}
+	if b.Until != nil && (a.Until == nil || b.Until.Before(*a.Until)) {
+		say("its window ends earlier, at %s and not %s", stamp(b.Until, ""), stamp(a.Until, "never"))
+	}
+	return out
+}
+
 // names reports whether the statement is about a signer or an authority, too.
 func (r Revocation) names() bool {
 	i := r.Predicate.Incident

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/rotate/trust"
 	"github.com/reseal/reseal/signer"
 )
@@ -95,5 +96,60 @@ func TestParseRevocation(t *testing.T) {
 	}
 	if _, err := ParseRevocation([]byte("denied")); err == nil {
 		t.Error("text is taken")
+	}
+}
+
+// What is published under a name in use may only take more away: a thief with a
+// responder's key, or somebody with another home, must not give anything back.
+func TestLacks(t *testing.T) {
+	t.Parallel()
+	a, b := signer.Identity{Kind: signer.Key, Subject: strings.Repeat("a", 64)}, signer.Identity{Kind: signer.Key, Subject: strings.Repeat("b", 64)}
+	log := inventory.Authority{Role: inventory.RoleLog, ID: "l"}
+	workflow, other := trust.Selector{Workflow: "w"}, trust.Selector{Workflow: "x"}
+	day := func(n int) *time.Time {
+		d := time.Date(2026, 11, n, 0, 0, 0, 0, time.UTC)
+		return &d
+	}
+	statement := func(from, until *time.Time, digests ...string) Revocation {
+		r := Revocation{Predicate: RevocationBody{Incident: trust.Incident{Class: trust.KMSKey, Signers: []signer.Identity{a, b},
+			Selectors: []trust.Selector{workflow}, Authorities: []inventory.Authority{log}, From: from, Until: until}}}
+		for _, d := range digests {
+			r.Subject = append(r.Subject, RevocationSubject{map[string]string{"sha256": d[7:]}})
+		}
+		return r
+	}
+	without := func(change func(*trust.Incident)) Revocation {
+		r := statement(day(2), day(8), digestA)
+		change(&r.Predicate.Incident)
+		return r
+	}
+	published := statement(day(2), day(8), digestA)
+	for what, c := range map[string]struct {
+		was, now Revocation
+		want     []string // in this order
+	}{
+		"the same":             {published, statement(day(2), day(8), digestA), nil},
+		"wider in every way":   {published, statement(nil, nil, digestB, digestA), nil},
+		"an earlier start":     {published, statement(day(1), day(8), digestA), nil},
+		"a later end":          {published, statement(day(2), day(9), digestA), nil},
+		"a signer more":        {without(func(i *trust.Incident) { i.Signers = i.Signers[:1] }), published, nil},
+		"about a signer, too":  {Revocation{}, published, nil},
+		"a digest dropped":     {published, statement(day(2), day(8), digestB), []string{"no longer denies " + digestA}},
+		"a signer dropped":     {published, without(func(i *trust.Incident) { i.Signers = i.Signers[:1] }), []string{"no longer revokes the signer " + b.String()}},
+		"a selector dropped":   {published, without(func(i *trust.Incident) { i.Selectors = nil }), []string{`the selector {"workflow":"w"}`}},
+		"a selector exchanged": {published, without(func(i *trust.Incident) { i.Selectors = []trust.Selector{other} }), []string{`the selector {"workflow":"w"}`}},
+		"an authority dropped": {published, without(func(i *trust.Incident) { i.Authorities = nil }), []string{"no longer revokes the " + string(log.Role) + " l"}},
+		"a later start":        {published, statement(day(3), day(8), digestA), []string{"starts later, at 2026-11-03T00:00:00Z and not 2026-11-02T00:00:00Z"}},
+		"a start, known now":   {statement(nil, nil), statement(day(1), nil), []string{"starts later, at 2026-11-01T00:00:00Z and not with the signer's first use"}},
+		"an earlier end":       {published, statement(day(2), day(7), digestA), []string{"ends earlier, at 2026-11-07T00:00:00Z and not 2026-11-08T00:00:00Z"}},
+		"an end":               {statement(nil, nil), statement(nil, day(9)), []string{"ends earlier, at 2026-11-09T00:00:00Z and not never"}},
+		"a shifted window":     {published, statement(day(1), day(7), digestA), []string{"ends earlier"}},
+		"none in its place": {published, Revocation{}, []string{"no longer denies", "no longer revokes the signer " + a.String(),
+			"no longer revokes the signer " + b.String(), "selector", "no longer revokes the " + string(log.Role)}},
+	} {
+		got := c.now.Lacks(c.was)
+		if !slices.EqualFunc(got, c.want, strings.Contains) {
+			t.Errorf("%s: says %q, want %q", what, got, c.want)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -531,6 +532,49 @@ func TestAttack(t *testing.T) {
 			}
 			refused(t, err, c.why)
 		}
+	})
+	t.Run("deny list narrowed under a name in use", func(t *testing.T) {
+		o := newOrgIn(t, filepath.Join(t.TempDir(), "repository"), Options{Guard: func(name string, old, new []byte) []string {
+			if name == "revocations/1.json" && !strings.HasPrefix(string(new), string(old)) {
+				return []string{"it no longer denies " + string(old)}
+			}
+			return nil
+		}}, nil)
+		publish := func(content string) error {
+			_, err := o.repo.PublishRevocations(t.Context(), map[string][]byte{"revocations/1.json": []byte(content)}, signersOf(o.responders[:2]), o.online.Signer)
+			return err
+		}
+		check(t, publish("a"))
+		check(t, publish("a b"))
+		check(t, publish("a b"))
+		unchanged(t, o.dir, func() { refused(t, publish("a"), "it no longer denies a b. Responders can only widen") })
+		refused(t, o.repo.CheckRevocations(map[string][]byte{"revocations/1.json": []byte("b")}), "it no longer denies a b")
+		check(t, o.repo.CheckRevocations(map[string][]byte{"revocations/1.json": []byte("a b c"), "revocations/2.json": []byte("b")}))
+		// Not in a signing event either, unless it says so; and then the holders of targets sign, too.
+		narrower := []Change{SetTarget{Name: "revocations/1.json", Data: []byte("b")}}
+		_, err := o.repo.Propose(t.Context(), Proposal{Changes: narrower})
+		if !errors.As(err, new(*LossError)) {
+			t.Errorf("proposed: %v", err)
+		}
+		e, err := o.repo.Propose(t.Context(), Proposal{Changes: narrower, Accept: []string{"revocations/1.json"}})
+		check(t, err)
+		if want := []string{"targets", "revocations"}; !slices.Equal(e.Roles, want) {
+			t.Errorf("%v sign it, want %v", e.Roles, want)
+		}
+		o.sign(t, o.responders...)
+		_, err = o.repo.Publish(t.Context(), o.online.Signer)
+		refused(t, err, "targets lacks 2 signature(s)")
+		o.sign(t, o.holders...)
+		o.publish(t)
+		// What cannot be compared is not replaced.
+		for _, dir := range []string{o.dir, o.published} {
+			files, err := filepath.Glob(filepath.Join(dir, "targets", "revocations", "*1.json"))
+			check(t, err)
+			for _, f := range files {
+				check(t, os.Remove(f))
+			}
+		}
+		refused(t, publish("b c"), "is not to be had")
 	})
 	t.Run("removed responder", func(t *testing.T) {
 		o := newOrg(t)

@@ -164,7 +164,7 @@ func (r *Repository) loadToExtend() (*state, error) {
 		return nil, err
 	}
 	if s.empty() {
-		return nil, errors.New("nothing was published yet: publish the first event")
+		return nil, errNothingPublished
 	}
 	if err := r.samePublished(s); err != nil {
 		return nil, err
@@ -225,6 +225,8 @@ func notReady(problems []string) error {
 	}
 	return &NotReadyError{problems}
 }
+
+var errNothingPublished = errors.New("nothing was published yet: publish the first event")
 
 // errStopped is why nothing was published.
 var errStopped = errors.New("nothing was published")

@@ -312,6 +312,12 @@ func (r *Repository) propose(ctx context.Context, e eventState, d *draft, p Prop
 		return nil, &LossError{refused}
 	}
 	e.Accepted = losses
+	if slices.ContainsFunc(losses, func(l Loss) bool { return strings.HasPrefix(l.Name, revocationsPrefix) }) {
+		// Responders can only widen what is revoked: whoever takes something back needs the holders of targets, too.
+		if _, err := d.edit(metadata.TARGETS); err != nil {
+			return nil, err
+		}
+	}
 	if p.By != "" || p.Reason != "" {
 		e.By, e.Reason = p.By, p.Reason
 	}

@@ -71,29 +71,18 @@ func (r *Repository) Publish(ctx context.Context, online signer.Signer) (*Public
 
 // PublishRevocations adds or replaces targets (name → content) directly under revocations/, signed by the responders
 // and the online key only, also while a signing event is open. With no files it renews the role's expiry. Its
-// guarantees are those of Publish. There is no deleting: responders can only widen what is denied.
+// guarantees are those of Publish. There is no deleting, and what takes a published target's place is refused when the
+// guard of [Options] says that something would be lost by it: responders can only widen what is revoked.
 func (r *Repository) PublishRevocations(ctx context.Context, files map[string][]byte, responders []signer.Signer, online signer.Signer) (*Publication, error) {
 	var out *Publication
 	err := r.change(ctx, func() error {
-		for _, name := range slices.Sorted(maps.Keys(files)) {
-			if err := checkRevocation(name); err != nil {
-				return err
-			}
-		}
 		s, err := r.loadToExtend()
 		if err != nil {
 			return err
 		}
-		d := r.draft(s)
-		m, err := d.edit(revocationsRole)
+		d, err := r.revoke(s, files)
 		if err != nil {
 			return err
-		}
-		for _, name := range slices.Sorted(maps.Keys(files)) {
-			if err := addTarget(m, name, files[name]); err != nil {
-				return err
-			}
-			d.files[name] = append([]byte{}, files[name]...)
 		}
 		if problems := d.expired(r.now()); len(problems) > 0 {
 			return errors.New(problems[0])
@@ -116,6 +105,54 @@ func (r *Repository) PublishRevocations(ctx context.Context, files map[string][]
 		return nil, fmt.Errorf("tuf: publish %s in %s: %w", revocationsRole, r.dir, err)
 	}
 	return out, nil
+}
+
+// CheckRevocations refuses the files that [Repository.PublishRevocations] would refuse, by their names or because they
+// would narrow what is revoked.
+func (r *Repository) CheckRevocations(files map[string][]byte) error {
+	s, err := r.load()
+	if err == nil && s.empty() {
+		err = errNothingPublished
+	}
+	if err == nil {
+		_, err = r.revoke(s, files)
+	}
+	if err != nil {
+		return fmt.Errorf("tuf: publish %s in %s: %w", revocationsRole, r.dir, err)
+	}
+	return nil
+}
+
+// revoke makes a draft of the deny list with files in it.
+func (r *Repository) revoke(s *state, files map[string][]byte) (*draft, error) {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := checkRevocation(name); err != nil {
+			return nil, err
+		}
+	}
+	d := r.draft(s)
+	m, err := d.edit(revocationsRole)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		was := m.Targets[name]
+		if err := addTarget(m, name, files[name]); err != nil {
+			return nil, err
+		}
+		d.files[name] = append([]byte{}, files[name]...)
+		if was == nil || sameTarget(was, m.Targets[name]) {
+			continue
+		}
+		lost, err := r.lost(d, name, was, m.Targets[name])
+		if err != nil {
+			return nil, err
+		}
+		if len(lost) > 0 {
+			return nil, fmt.Errorf("%s is published, and in its place this one would narrow it: %s. Responders can only widen what is revoked: publish it under another name; to take something back, the holders of targets have to sign, too (a signing event)", name, strings.Join(lost, "; "))
+		}
+	}
+	return d, nil
 }
 
 // publish makes a draft the published state. Its roles are signed.

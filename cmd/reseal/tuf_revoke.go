@@ -1,14 +1,8 @@
 package main
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -33,7 +27,9 @@ and every digest it denies. No holder of root or targets is needed, and an open
 signing event goes on. Clients refuse them with their next refresh.
 
 Give --key once for each responder whose signature is needed. Nothing is ever taken
-back here: that needs the holders of targets. With --renew nothing is denied, and
+back here: a statement that denies less than the one published under its name, or
+revokes fewer signers or a shorter window, is refused. That needs the holders of
+targets ("reseal tuf propose --accept"). With --renew nothing is denied, and
 the deny list is signed for another period.
 
 Examples:
@@ -149,47 +145,7 @@ func (u *ui) denial(c *cli.Context, a *app.App, r *tuf.Repository) (x revocation
 	if err != nil {
 		return x, err
 	}
-	return x, notNarrower(r, x)
-}
-
-// notNarrower refuses a statement that denies less than the one published under its name.
-func notNarrower(r *tuf.Repository, x revocation) error {
-	role, err := os.ReadFile(filepath.Join(r.Dir(), "metadata", "revocations.json"))
-	if err != nil {
-		return err
-	}
-	var published struct {
-		Signed struct {
-			Targets map[string]struct {
-				Hashes map[string]string `json:"hashes"`
-			} `json:"targets"`
-		} `json:"signed"`
-	}
-	if err := json.Unmarshal(role, &published); err != nil {
-		return fmt.Errorf("metadata/revocations.json: %w", err)
-	}
-	listed, ok := published.Signed.Targets[x.Name]
-	if !ok {
-		return nil
-	}
-	file := filepath.Join("targets", filepath.FromSlash(x.Name))
-	old, err := os.ReadFile(filepath.Join(r.Dir(), file))
-	if sum := sha256.Sum256(old); err == nil && hex.EncodeToString(sum[:]) != listed.Hashes["sha256"] {
-		err = fmt.Errorf("%s is not as it was published", file)
-	}
-	if err != nil {
-		return fmt.Errorf("nobody can say what the statement published as %s denies: %w; restore it from the published directory", x.Name, err)
-	}
-	was, err := rotate.ParseRevocation(old)
-	if err != nil {
-		return fmt.Errorf("%s, as it is published: %w", x.Name, err)
-	}
-	for _, d := range was.Denied() {
-		if !slices.Contains(x.Digests, d) {
-			return fmt.Errorf("%s as it is published denies %s, and this one would not: responders can only widen what is denied; mark it rogue in the incident, or deny it by itself", x.Name, d)
-		}
-	}
-	return nil
+	return x, r.CheckRevocations(map[string][]byte{x.Name: x.statement})
 }
 
 // revocation prints what is denied.

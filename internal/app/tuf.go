@@ -24,13 +24,20 @@ import (
 // tufDir is where a home remembers the newest state of TUF repositories, and every statement it ever got from them.
 const tufDir = "tuf"
 
+// revocationsIndex lies among revocation statements and is none.
+const revocationsIndex = revocationsDir + "/index.json"
+
 // signingConfigFile is what Sigstore calls the file beside its trusted root.
 const signingConfigFile = "signing_config.v0.2.json"
 
 // Guard says what would stop verifying when the trusted root among a repository's targets changes: which authorities no
-// longer count, and by the inventory, if there is one, what rests on them. a may be nil.
+// longer count, and by the inventory, if there is one, what rests on them. Of a revocation statement it says what would
+// be believed again. a may be nil.
 func (a *App) Guard(ctx context.Context) tuf.Guard {
 	return func(name string, old, new []byte) []string {
+		if strings.HasPrefix(name, revocationsDir+"/") {
+			return unrevoked(name, old, new)
+		}
 		if name != trustedRootFile {
 			return nil
 		}
@@ -40,6 +47,25 @@ func (a *App) Guard(ctx context.Context) tuf.Guard {
 		}
 		return lost
 	}
+}
+
+// unrevoked says what would be believed again when new (nil: none) takes the place of a revocation statement. Where old
+// cannot be read nobody can say, and where new cannot be read clients would refuse everything.
+func unrevoked(name string, old, new []byte) []string {
+	if name == revocationsIndex {
+		return nil
+	}
+	was, err := rotate.ParseRevocation(old)
+	if err != nil {
+		return []string{fmt.Sprintf("nobody can say what it denies as it is published: %v", err)}
+	}
+	var now rotate.Revocation
+	if new != nil {
+		if now, err = rotate.ParseRevocation(new); err != nil {
+			return []string{fmt.Sprintf("clients could not read it, and would accept nothing: %v", err)}
+		}
+	}
+	return now.Lacks(was)
 }
 
 // TargetWords says what changes in a trusted root or a signing config, for those who are asked to sign it: what is added
@@ -185,7 +211,7 @@ func keepRevoked(ctx context.Context, cache string, from TUFSource) error {
 		return err
 	}
 	for name, statement := range got {
-		if name == revocationsDir+"/index.json" { // no statement
+		if name == revocationsIndex {
 			continue
 		}
 		if _, err := rotate.ParseRevocation(statement); err != nil {

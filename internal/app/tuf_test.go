@@ -15,7 +15,9 @@ import (
 
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 
+	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/rotate"
+	"github.com/reseal/reseal/rotate/trust"
 	"github.com/reseal/reseal/signer"
 	"github.com/reseal/reseal/tuf"
 )
@@ -108,6 +110,56 @@ func TestAttackDenyList(t *testing.T) {
 		d.publish(t, name, empty)
 		if got, err := d.denied(t.Context(), home); err != nil || !slices.Contains(got, digest) {
 			t.Errorf("denies %v, %v: the thief took the denial back", got, err)
+		}
+	})
+
+	t.Run("a signer and a window taken back by whoever has a responder's key", func(t *testing.T) {
+		t.Parallel()
+		d, home := newDenyList(t), t.TempDir()
+		leaked := signer.Identity{Kind: signer.Key, Subject: strings.Repeat("c", 64)}
+		from, later := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC), time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
+		incident := func(who signer.Identity, from time.Time) []byte {
+			var r rotate.Revocation
+			check(t, json.Unmarshal(statement, &r))
+			r.Predicate.Incident = trust.Incident{ID: "INC-1", Class: trust.SigningKey, Signers: []signer.Identity{who}, From: &from}
+			text, err := json.Marshal(r)
+			check(t, err)
+			return text
+		}
+		const name = "revocations/INC-1.json"
+		wide := incident(leaked, from)
+		// Signed between the two starts: the later window would believe it.
+		s := inventory.Signature{Verified: true, Signer: leaked, Bounds: []inventory.Bound{{Side: inventory.Upper, Verified: true,
+			Time: from.Add(24 * time.Hour), Authority: inventory.Authority{Role: inventory.RoleTSA, ID: "tsa"}}}}
+		guard := (*App)(nil).Guard(t.Context())
+		for what, narrow := range map[string][]byte{
+			"starts later":                 incident(leaked, later),
+			"no longer revokes the signer": incident(signer.Identity{Kind: signer.Key, Subject: strings.Repeat("d", 64)}, from),
+			"no longer denies":             []byte(strings.Replace(string(wide), strings.Repeat("a", 64), strings.Repeat("b", 64), 1)),
+			"clients could not read it":    []byte("{}"),
+		} {
+			if lost := guard(name, wide, narrow); len(lost) != 1 || !strings.Contains(lost[0], what) {
+				t.Errorf("those who would publish it are told %q, want %q", lost, what)
+			}
+		}
+		if lost := guard(name, wide, nil); len(lost) != 2 {
+			t.Errorf("removed: %q", lost)
+		}
+		if lost := append(guard(name, incident(leaked, later), wide), guard("revocations/index.json", []byte("{}"), []byte("[]"))...); len(lost) != 0 {
+			t.Errorf("wider, and the index: %q", lost)
+		}
+		if lost := guard(name, []byte("torn"), wide); len(lost) != 1 || !strings.Contains(lost[0], "nobody can say") {
+			t.Errorf("in place of what nobody can read: %q", lost)
+		}
+
+		for _, published := range [][]byte{wide, incident(leaked, later), incident(signer.Identity{Kind: signer.Key, Subject: strings.Repeat("d", 64)}, from)} {
+			d.publish(t, name, published) // the thief's tool has no guard
+			statements, err := (&App{options: Options{Home: home}}).revoked(t.Context(), d.source)
+			check(t, err)
+			rules, denied := rotate.Revoked(statements)
+			if j := trust.Judge(s, rules, 0); j.Verdict != trust.Unproven || denied[digest] == "" {
+				t.Errorf("%v, denied %v: something was taken back", j, denied)
+			}
 		}
 	})
 

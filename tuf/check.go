@@ -15,6 +15,8 @@ type Check struct {
 	Roles []RoleSigned `json:"roles"`
 	// Problems is everything that stops publication, in words that say what to do. None: it can be published.
 	Problems []string `json:"problems"`
+	// Warnings is what does not stop it, and that some clients would stumble over.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // RoleSigned is who signed one role. Root has two groups, since its old holders have to agree to the new.
@@ -106,11 +108,59 @@ func (r *Repository) checkSignatures(e eventState, d *draft) (Check, error) {
 				}
 				c.Problems = append(c.Problems, fmt.Sprintf("%s lacks %d signature(s)%s: ask %s", role, g.Threshold-len(g.Signed), of, list(names)))
 			}
+			c.warn(ring.outOfReach())
+			if lost := ring.uncounted(valid); g.Done() && len(valid)-len(lost) < g.Threshold && ring.outOfReach() == "" {
+				var names []string
+				for i, id := range ring.ids {
+					if !slices.Contains(valid, id) && len(ring.uncounted(ring.ids[i:i+1])) == 0 {
+						names = append(names, newSigner(id, ring.keys[id]).String())
+					}
+				}
+				c.warn(fmt.Sprintf("%s is signed by %d of %d%s as tuf-js 3.1.0 counts, which leaves out the P-384 keys of %s: npm's clients would refuse it; ask %s, too",
+					role, len(valid)-len(lost), g.Threshold, of, keyring{ids: lost, keys: ring.keys}.names(), list(names)))
+			}
 			out.Groups = append(out.Groups, g)
 		}
 		c.Roles = append(c.Roles, out)
+		for _, ring := range d.named(role) {
+			c.warn(ring.outOfReach())
+		}
 	}
 	return c, nil
+}
+
+// warn adds a warning, if it is one, once.
+func (c *Check) warn(text string) {
+	if text != "" && !slices.Contains(c.Warnings, text) {
+		c.Warnings = append(c.Warnings, text)
+	}
+}
+
+// named returns the keys of every role whose holders a changed role names.
+func (d *draft) named(by string) []keyring {
+	var out []keyring
+	add := func(ring keyring, err error) {
+		if err == nil { // else validated, or a problem of its own
+			out = append(out, ring)
+		}
+	}
+	if by == metadata.ROOT {
+		for _, role := range metadata.TOP_LEVEL_ROLE_NAMES {
+			add(rootRing(d.root, role))
+		}
+		return out
+	}
+	g := d.roles[by].Signed.Delegations
+	if g == nil {
+		return nil
+	}
+	for _, r := range g.Roles {
+		add(delegatedRing(d.roles[by], r.Name))
+	}
+	if s := g.SuccinctRoles; s != nil {
+		add(newRing(s.NamePrefix+"-…", s.KeyIDs, g.Keys, s.Threshold))
+	}
+	return out
 }
 
 func (r *Repository) check(e eventState, d *draft) (Check, error) {

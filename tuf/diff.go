@@ -190,6 +190,9 @@ func (w *words) holders(role string, old, new keyring) {
 	if new.threshold == len(new.ids) && new.threshold > 1 && (old.threshold != new.threshold || len(old.ids) != len(new.ids)) {
 		w.warn("role %s: every key must sign: with one lost, it can be changed no more", role)
 	}
+	if text := (keyring{role, new.ids, new.keys, new.threshold}).outOfReach(); text != "" && (old.threshold != new.threshold || !slices.Equal(old.ids, new.ids)) {
+		w.warn("%s", text)
+	}
 	kept := 0
 	for _, id := range new.ids {
 		if slices.Contains(old.ids, id) {

@@ -2,6 +2,7 @@ package tuf
 
 import (
 	"bytes"
+	"crypto/elliptic"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -384,5 +385,67 @@ func TestTargetsInEachOthersWay(t *testing.T) {
 	deny("b.json")
 	if got := o.revocations(t, ""); len(got) != 2 {
 		t.Errorf("clients see %d denials", len(got))
+	}
+}
+
+// tuf-js counts no signatures by P-384 keys: who such a key leaves without a threshold is told, and whom to ask.
+func TestP384IsWarnedOf(t *testing.T) {
+	o := newOrg(t) // @carol has a P-384 key
+	warnings := func() (by []string, diff string) {
+		t.Helper()
+		c, err := o.repo.Check()
+		check(t, err)
+		d, err := o.repo.Diff()
+		check(t, err)
+		var said []string
+		for _, r := range d.Roles {
+			said = append(said, r.Warnings...)
+		}
+		return c.Warnings, strings.Join(said, "\n")
+	}
+	withdraw := func() { check(t, o.repo.Withdraw(t.Context())) }
+
+	// Two others reach the threshold; whether they did shows when enough have signed.
+	o.propose(t, SetTarget{Name: "x.json", Data: []byte("x")})
+	if got, diff := warnings(); len(got) != 0 || strings.Contains(diff, "tuf-js") {
+		t.Errorf("warns without a need: %q, %q", got, diff)
+	}
+	o.sign(t, o.holders[0], o.holders[2])
+	want := "targets is signed by 1 of 2 as tuf-js 3.1.0 counts, which leaves out the P-384 keys of @carol ("
+	if got, _ := warnings(); len(got) != 1 || !strings.HasPrefix(got[0], want) || !strings.HasSuffix(got[0], "ask @bob, too") {
+		t.Errorf("warns %q, want %q", got, want)
+	}
+	if c, err := o.repo.Check(); err != nil || len(c.Problems) != 0 {
+		t.Errorf("it stops the event: %v, %v", c.Problems, err)
+	}
+	o.sign(t, o.holders[1])
+	if got, _ := warnings(); len(got) != 0 {
+		t.Errorf("warns after @bob signed, too: %q", got)
+	}
+	withdraw()
+
+	for role, changes := range map[string][]Change{
+		"root":        {SetThreshold{"root", 3}},
+		"targets":     {RemoveHolder{"targets", "@bob"}},
+		"timestamp":   {SetOnline{Online{newECDSA(t, "", elliptic.P384()).Key, "gcpkms:x"}}},
+		"revocations": {ReplaceKey{newECDSA(t, "@dave", elliptic.P384()).Holder}, SetThreshold{"revocations", 3}},
+		"files":       {AddRole{Name: "files", Paths: []string{"files/*"}, Threshold: 1, Holders: holdersOf(o.holders[2:]), BinBits: 2}},
+		"files-…":     {AddRole{Name: "files", Paths: []string{"files/*"}, Threshold: 1, Holders: holdersOf(o.holders[2:]), BinBits: 2}},
+	} {
+		o.propose(t, changes...)
+		got, diff := warnings()
+		want := "role " + role + ": tuf-js 3.1.0 does not count signatures by P-384 keys, as of "
+		if !strings.Contains(strings.Join(got, "\n"), want) {
+			t.Errorf("check warns %q, want %q", got, want)
+		}
+		if want := strings.TrimSuffix(want, "-…: tuf-js 3.1.0 does not count signatures by P-384 keys, as of "); !strings.Contains(diff, want) || !strings.Contains(diff, "npm's clients would refuse it for good") {
+			t.Errorf("those who sign are told %q, want %q", diff, want)
+		}
+		withdraw()
+	}
+	// One key of three is no harm, whoever else changes.
+	o.propose(t, AddHolder{"root", newP256(t, "@gina").Holder})
+	if got, diff := warnings(); len(got) != 0 || strings.Contains(diff, "tuf-js") {
+		t.Errorf("warns without a need: %q, %q", got, diff)
 	}
 }

@@ -209,6 +209,23 @@ func (k keyring) met(d document) bool {
 	return k.threshold > 0 && len(k.valid(d.payload, *d.signatures)) >= k.threshold
 }
 
+// uncounted keeps of ids those whose signatures tuf-js 3.1.0, and so npm's clients, does not count: it checks every ECDSA
+// signature with SHA-256, which those of scheme ecdsa-sha2-nistp384 do not use.
+func (k keyring) uncounted(ids []string) []string {
+	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return k.keys[id].Scheme != metadata.KeySchemeECDSA_SHA2_P384 })
+}
+
+// outOfReach says that tuf-js can never count enough keys of the ring, and whose it does not count; "" when it can.
+func (k keyring) outOfReach() string {
+	lost := k.uncounted(k.ids)
+	counts := len(k.ids) - len(lost)
+	if len(lost) == 0 || counts >= k.threshold {
+		return ""
+	}
+	return fmt.Sprintf("role %s: tuf-js 3.1.0 does not count signatures by P-384 keys, as of %s; without them it has %d of the %d that must sign, so that npm's clients would refuse it for good: give them P-256 or Ed25519 keys",
+		k.role, keyring{ids: lost, keys: k.keys}.names(), counts, k.threshold)
+}
+
 // verifySignature checks one signature as clients do: with the hash that the key's scheme names.
 func verifySignature(key *metadata.Key, payload, sig []byte) error {
 	if len(sig) == 0 {

@@ -450,6 +450,9 @@ func (u *ui) tufCheck(check tuf.Check) {
 	for _, l := range e.Accepted {
 		u.printf("  accepted: %s: %s", l.Name, strings.Join(l.What, "; "))
 	}
+	for _, w := range check.Warnings {
+		u.printf("  WARNING: %s", w)
+	}
 	for _, p := range check.Problems {
 		u.printf("  → %s", p)
 	}

@@ -173,6 +173,7 @@ func (r *Repository) check(e eventState, d *draft) (Check, error) {
 		c.Problems = append(c.Problems, fmt.Sprintf("%s is published with signatures that no longer suffice: amend the event to renew it", role))
 	}
 	c.Problems = append(c.Problems, d.expired(r.now())...)
+	c.Problems = append(c.Problems, r.alike(d)...)
 	if !d.empty() {
 		if err := r.samePublished(d.state); err != nil {
 			c.Problems = append(c.Problems, err.Error())

@@ -407,6 +407,9 @@ func (r *Repository) lost(d *draft, name string, old, now *metadata.TargetFiles)
 
 // store writes the draft as the open event, all of it or nothing.
 func (r *Repository) store(ctx context.Context, e eventState, d *draft) (*Event, error) {
+	if alike := r.alike(d); len(alike) > 0 {
+		return nil, errors.New(alike[0])
+	}
 	old := e
 	e.Schema, e.Roles, e.Base = eventSchema, d.changed(), map[string]int64{}
 	if len(e.Roles) == 0 {

@@ -449,3 +449,60 @@ func TestP384IsWarnedOf(t *testing.T) {
 		t.Errorf("warns without a need: %q, %q", got, diff)
 	}
 }
+
+// Names that a Mac's or a Windows disk takes for one are not given to two targets or roles.
+func TestNamesAlike(t *testing.T) {
+	t.Parallel()
+	o := newOrg(t)
+	set := func(names ...string) (out []Change) {
+		for _, n := range names {
+			out = append(out, SetTarget{Name: n, Data: []byte(n)})
+		}
+		return out
+	}
+	files := AddRole{Name: "files", Paths: []string{"files/*", "Files/*"}, Threshold: 1, Holders: holdersOf(o.holders[:1]), BinBits: 3}
+	o.change(t, append([]Change{files}, set("files/one.json", "dir/a.json", "plain", "Upper/b.json")...)...)
+	for want, changes := range map[string][]Change{
+		"target TRUSTED_ROOT.json and trusted_root.json are one name": set("TRUSTED_ROOT.json"),
+		"target X.json and x.json are one name":                       set("x.json", "X.json"),
+		"target files/One.json and files/one.json":                    set("files/One.json"), // in another bin
+		"target Files/one.json and files/one.json":                    set("Files/one.json"),
+		"target DIR/A.json and dir/a.json":                            set("DIR/A.json"),
+		"target upper/B.json and Upper/b.json":                        set("upper/B.json"),
+		"target Plain/x and plain":                                    set("Plain/x"),
+		"target Dir and dir":                                          set("Dir"),
+		"target new/x and New":                                        set("New", "new/x"),
+		"target Plain and plain":                                      append([]Change{RemoveTarget{Name: "plain"}}, set("Plain")...),
+		"role Files and files":                                        {AddRole{Name: "Files", Paths: []string{"f/*"}, Threshold: 1, Holders: holdersOf(o.holders[:1])}},
+		"role Timestamp and timestamp":                                {AddRole{Name: "Timestamp", Paths: []string{"f/*"}, Threshold: 1, Holders: holdersOf(o.holders[:1])}},
+		"character 'é' is not allowed":                                set("caf\u00e9"), // and so there is no other way to write it
+		"character '\u0301' is not allowed":                           set("cafe\u0301"),
+	} {
+		unchanged(t, o.dir, func() {
+			_, err := o.repo.Propose(t.Context(), Proposal{Changes: changes, Accept: []string{"plain"}})
+			refused(t, err, want)
+		})
+	}
+	// Directories may share a name, and a target may be replaced under its own.
+	o.change(t, set("Dir/b.json", "files/one.json", "files/two.json", "plain")...)
+	// An event in which it slipped in by another way is not published.
+	o.propose(t, set("late.json")...)
+	o.sign(t, o.holders...)
+	check(t, os.WriteFile(filepath.Join(o.dir, targetsDir, "LATE.json"), nil, 0o644))
+	c, err := o.repo.Check()
+	check(t, err)
+	if len(c.Problems) != 1 || !strings.Contains(c.Problems[0], "target late.json and LATE.json are one name") {
+		t.Errorf("problems: %q", c.Problems)
+	}
+	_, err = o.repo.Publish(t.Context(), o.online.Signer)
+	refused(t, err, "are one name")
+	check(t, os.Remove(filepath.Join(o.dir, targetsDir, "LATE.json")))
+	o.publish(t)
+	// A tool of somebody's own published both: what is there stays as it is.
+	o.force(t, o.online, func(d *draft) {
+		for _, c := range set("both.json", "BOTH.json") {
+			check(t, c.apply(d))
+		}
+	}, o.holders...)
+	o.change(t, set("both.json", "other.json")...)
+}

@@ -61,17 +61,29 @@ Example:
 			&cli.StringFlag{Name: "reason", Usage: "`WHY`, for those who are asked to sign", Required: true},
 			publishedFlag(),
 		}, onlineFlags()...),
-		Action: func(c *cli.Context) error {
+		Action: withInventory(func(c *cli.Context, a *app.App) error {
 			f, err := ui.founding(c)
 			if err != nil {
 				return err
 			}
-			r, e, err := tuf.Init(c.Context, c.Args().First(), tufOptions(c, nil), f)
+			dir, err := filepath.Abs(c.Args().First())
+			if err != nil {
+				return err
+			}
+			var r *tuf.Repository
+			var e *tuf.Event
+			err = a.JournaledAs(c.Context, "tuf.init", dir, f.Reason, nil, func() (string, error) {
+				r, e, err = tuf.Init(c.Context, c.Args().First(), tufOptions(c, a), f)
+				if err != nil {
+					return "", err
+				}
+				return eventOf(r, e.ID), nil
+			})
 			if err != nil {
 				return err
 			}
 			return ui.proposedEvent(c, r, e)
-		},
+		}),
 	}
 }
 
@@ -183,7 +195,13 @@ Examples:
 			if c.Bool("amend") {
 				do = r.Amend
 			}
-			e, err := do(c.Context, p)
+			var e *tuf.Event
+			err = a.JournaledAs(c.Context, "tuf.propose", r.Dir(), p.Reason, nil, func() (string, error) {
+				if e, err = do(c.Context, p); err != nil {
+					return "", err
+				}
+				return eventOf(r, e.ID), nil
+			})
 			var loss *tuf.LossError
 			switch {
 			case errors.As(err, &loss):
@@ -314,6 +332,9 @@ func (u *ui) newRole(c *cli.Context) (*tuf.AddRole, error) {
 	return &tuf.AddRole{Name: c.String("add-role"), Parent: c.String("parent"), Paths: c.StringSlice("path"), Terminating: !c.Bool("non-terminating"),
 		Holders: holders, Threshold: c.Int("role-threshold"), BinBits: c.Int("bins")}, nil
 }
+
+// eventOf is how the journal calls a signing event.
+func eventOf(r *tuf.Repository, id string) string { return r.Dir() + " event " + id }
 
 // proposedEvent shows an event that was opened or amended.
 func (u *ui) proposedEvent(c *cli.Context, r *tuf.Repository, e *tuf.Event) error {
@@ -535,7 +556,11 @@ Example:
 					refusal = err
 					break
 				}
-				signed, err := r.Import(c.Context, data)
+				var signed []tuf.Signed
+				err = a.Journaled(c.Context, "tuf.import", r.Dir()+" "+filepath.Base(file), "tuf import", data, func() error {
+					signed, err = r.Import(c.Context, data)
+					return err
+				})
 				if err != nil {
 					if refusal = fmt.Errorf("%s: %w", file, err); !errors.Is(err, tuf.ErrNoEvent) && !errors.As(err, new(*fs.PathError)) {
 						refusal = fmt.Errorf("%w: %w", errRefused, refusal)
@@ -594,7 +619,7 @@ Examples:
 			}
 			start := time.Now()
 			var p *tuf.Publication
-			err = ui.journaled(c, a, "tuf.publish", r.Dir()+" event "+e.ID, nonEmpty(e.Reason, "tuf publish"), nil, func() error {
+			err = ui.journaled(c, a, "tuf.publish", eventOf(r, e.ID), nonEmpty(e.Reason, "tuf publish"), nil, func() error {
 				p, err = r.Publish(c.Context, online)
 				return err
 			})
@@ -677,7 +702,11 @@ Example:
 				what = fmt.Sprintf("event %s for %s, open since %s", e.ID, strings.Join(e.Roles, ", "), stamp(e.Opened))
 			}
 			if c.Bool("apply") {
-				if err := r.Withdraw(c.Context); err != nil {
+				subject := r.Dir() + " event"
+				if e != nil {
+					subject = eventOf(r, e.ID)
+				}
+				if err := a.Journaled(c.Context, "tuf.withdraw", subject, "tuf withdraw", nil, func() error { return r.Withdraw(c.Context) }); err != nil {
 					return err
 				}
 			}

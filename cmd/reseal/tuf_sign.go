@@ -78,17 +78,21 @@ Examples:
 			if err != nil {
 				return err
 			}
-			signed, err := q.Sign(c.Context, key)
-			if err != nil {
-				return err
-			}
 			into := c.Args().Get(1)
-			if repository == nil {
-				err = durable.CreateFile(into, signed, 0o644)
-			} else {
+			if repository != nil {
 				into = repository.Dir()
-				_, err = repository.Import(c.Context, signed)
 			}
+			err = a.Journaled(c.Context, "tuf.sign", into+" event "+d.Event, nonEmpty(d.Reason, "tuf sign"), nil, func() error {
+				signed, err := q.Sign(c.Context, key)
+				if err != nil {
+					return err
+				}
+				if repository == nil {
+					return durable.CreateFile(into, signed, 0o644)
+				}
+				_, err = repository.Import(c.Context, signed)
+				return err
+			})
 			if err != nil {
 				return err
 			}

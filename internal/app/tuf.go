@@ -141,10 +141,16 @@ func (a *App) lost(ctx context.Context, old, new []byte) ([]string, error) {
 // Journaled journals an act on the outside world before it is done, with its content if there is one, and that it was
 // done after. a may be nil: then nobody's journal has it.
 func (a *App) Journaled(ctx context.Context, action, subject, reason string, content []byte, act func() error) error {
+	return a.JournaledAs(ctx, action, subject, reason, content, func() (string, error) { return subject, act() })
+}
+
+// JournaledAs is [App.Journaled] for an act that tells what it was done to.
+func (a *App) JournaledAs(ctx context.Context, action, subject, reason string, content []byte, act func() (string, error)) error {
 	if a == nil {
-		return act()
+		_, err := act()
+		return err
 	}
-	note := func(ctx context.Context, stage string) error {
+	note := func(ctx context.Context, stage, subject string) error {
 		return a.store.Update(ctx, a.by("%s", reason), func(tx *store.Tx) error {
 			d := journal.Draft{Action: action + stage, Subject: subject}
 			if content != nil {
@@ -157,13 +163,14 @@ func (a *App) Journaled(ctx context.Context, action, subject, reason string, con
 			return nil
 		})
 	}
-	if err := note(ctx, ".intended"); err != nil {
+	if err := note(ctx, ".intended", subject); err != nil {
 		return err
 	}
-	if err := act(); err != nil {
+	done, err := act()
+	if err != nil {
 		return err
 	}
-	return note(context.WithoutCancel(ctx), ".done") // also when it was interrupted: what is done is done
+	return note(context.WithoutCancel(ctx), ".done", done) // also when it was interrupted: what is done is done
 }
 
 // PlanRevocation returns the revocation statement of an approved plan by what is known now, with every digest that the

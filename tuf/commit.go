@@ -303,6 +303,12 @@ func (r *Repository) revealAll(ctx context.Context, files []file) error {
 	}
 	defer root.Close()
 	last := files[len(files)-1]
+	if _, err := root.Lstat(revealDir); err == nil && len(files) == 1 {
+		// What is there is of a change that was abandoned: this one makes no links. Others than this file may lead there.
+		if err := r.abandon(ctx, root); err != nil {
+			return err
+		}
+	}
 	old, err := root.ReadFile(last.name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), err == nil && string(old) == string(last.data) && !isLink(root, last.name), len(files) == 1:

@@ -244,6 +244,11 @@ func TestAbandonedReveal(t *testing.T) {
 			s.dir, s.online = rebuilt, online
 		}
 		check(t, err)
+		_, err = s.repo.Refresh(t.Context(), s.online.Signer, true) // writes the timestamp alone
+		check(t, err)
+		if _, err := look("go-tuf", s.published, s.pinned, t.TempDir(), "trusted_root.json"); err != nil {
+			t.Errorf("%s, after a refresh: %v", at, err)
+		}
 		s.propose(t, SetThreshold{"root", 3})
 		s.sign(t, s.holders...)
 		s.publish(t)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -142,6 +143,16 @@ func (r *Repository) found(f Founding) (*draft, error) {
 func (r *Repository) refuseExisting() error {
 	if _, err := r.read(eventFile); err == nil {
 		return fmt.Errorf("%w: publish or withdraw it", ErrEventOpen)
+	}
+	// What lies in event/ is removed when an event ends.
+	entries, err := os.ReadDir(filepath.Join(r.dir, eventDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if at := path.Join(eventDir, e.Name()); at != pendingDir && at != pendingFile && e.Name() != metadataDir && e.Name() != targetsDir && e.Name() != tempName {
+			return fmt.Errorf("%s is in the way, and is no part of a repository: choose another directory", filepath.Join(r.dir, at))
+		}
 	}
 	for _, at := range []struct{ dir, sub string }{{r.dir, metadataDir}, {r.dir, historyDir}, {r.published, "."}} {
 		entries, err := os.ReadDir(filepath.Join(at.dir, filepath.FromSlash(at.sub)))

@@ -35,6 +35,14 @@ func TestInitRefuses(t *testing.T) {
 		_, _, err = Init(t.Context(), filepath.Join(t.TempDir(), "other"), Options{Published: o.published}, good)
 		refused(t, err, "rebuild")
 	})
+	// Files of something else that are called as an event's are: an event that ends takes what is there with it.
+	foreign := t.TempDir()
+	check(t, os.MkdirAll(filepath.Join(foreign, "event"), 0o755))
+	check(t, os.WriteFile(filepath.Join(foreign, "event", "handler.go"), []byte("package event"), 0o644))
+	unchanged(t, foreign, func() {
+		_, _, err := Init(t.Context(), foreign, Options{}, good)
+		refused(t, err, "handler.go is in the way")
+	})
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	check(t, err)
 	rsaPEM, err := cryptoutils.MarshalPublicKeyToPEM(rsaKey.Public())

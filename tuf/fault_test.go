@@ -345,7 +345,7 @@ func TestFaultOfEvents(t *testing.T) {
 					t.Fatal(err)
 				}
 				r.hook = nil
-				if _, err := r.Event(); err != nil && !errors.Is(err, ErrNoEvent) && !errors.Is(err, errCutOff) {
+				if _, err := r.Event(); err != nil && !errors.Is(err, ErrNoEvent) && !errors.Is(err, ErrCutOff) {
 					t.Errorf("point %d: %v", stop, err)
 				}
 				check(t, r.change(t.Context(), func() error { return nil })) // whoever comes next

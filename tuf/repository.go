@@ -97,7 +97,7 @@ func Open(dir string, o Options) (*Repository, error) {
 		return nil, fmt.Errorf("tuf: open: %w", err)
 	}
 	if _, err := r.load(); err != nil {
-		if errors.Is(err, errCutOff) {
+		if errors.Is(err, ErrCutOff) {
 			return r, nil // the next call that changes anything finishes it
 		}
 		return nil, fmt.Errorf("tuf: open %s: %w", dir, err)
@@ -151,8 +151,8 @@ func (r *Repository) change(ctx context.Context, do func() error) error {
 	return do()
 }
 
-// errCutOff is why nothing is said about a repository that is between two states.
-var errCutOff = errors.New("the last change to this repository was cut off: run a refresh, or that command again, to finish it")
+// ErrCutOff is why nothing is said about a repository that is between two states: the next change finishes it.
+var ErrCutOff = errors.New("the last change to this repository was cut off: run a refresh, or that command again, to finish it")
 
 // load returns the repository's published state.
 func (r *Repository) load() (*state, error) {
@@ -161,7 +161,7 @@ func (r *Repository) load() (*state, error) {
 		return nil, err
 	}
 	if cut {
-		return nil, errCutOff
+		return nil, ErrCutOff
 	}
 	if _, err := r.read(metadataDir + "/root.json"); errors.Is(err, fs.ErrNotExist) {
 		if _, err := r.read(eventFile); err == nil {

@@ -610,6 +610,9 @@ Examples:
 				return ui.wouldPublish(c, r)
 			}
 			e, err := r.Event()
+			if errors.Is(err, tuf.ErrCutOff) { // publishing finishes it; what it was nobody can say before
+				e, err = &tuf.Event{Reason: "finish what was cut off"}, nil
+			}
 			if err != nil {
 				return err
 			}
@@ -631,6 +634,10 @@ Examples:
 			}
 			if wantsJSON(c) {
 				return ui.object("tuf-publish", tufPublished{Event: e.ID, Applied: true, Publication: p})
+			}
+			if p.Finished {
+				ui.printf("finished a change that was cut off")
+				return nil
 			}
 			ui.publication(p, time.Since(start))
 			return nil

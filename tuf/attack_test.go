@@ -1,6 +1,8 @@
 package tuf
 
 import (
+	"crypto/ed25519"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -243,6 +245,19 @@ func TestAttack(t *testing.T) {
 		q, err := ReadRequest(seal(t, &f), o.pinned, Options{})
 		check(t, err)
 		if got := fmt.Sprint(q.Diff().Roles[0].Warnings); !strings.Contains(got, "@alice has two keys of role root") || !strings.Contains(got, "not the digest of the key") {
+			t.Errorf("the holder is not told: %s", got)
+		}
+	})
+	t.Run("one key as two people's", func(t *testing.T) {
+		o := newOrg(t)
+		dan, eve := newEd25519(t, "@dan"), newEd25519(t, "@eve")
+		o.propose(t, AddHolder{"root", dan.Holder}, AddHolder{"root", eve.Holder})
+		f := o.request(t)
+		public := func(p person) string { return hex.EncodeToString(p.PublicKey().(ed25519.PublicKey)) }
+		f.After["root"] = edit(t, f.After["root"], public(eve), public(dan))
+		q, err := ReadRequest(seal(t, &f), o.pinned, Options{})
+		check(t, err)
+		if got := fmt.Sprint(q.Diff().Roles[0].Warnings); !strings.Contains(got, "role root has one key twice, as @dan") {
 			t.Errorf("the holder is not told: %s", got)
 		}
 	})

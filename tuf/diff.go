@@ -164,9 +164,14 @@ func (w *words) holders(role string, old, new keyring) {
 			w.say("holder", "role %s loses the %s", role, keyWords(id, old.keys[id]))
 		}
 	}
-	owners := map[string]string{}
+	owners, prints := map[string]string{}, map[string]string{}
 	for _, id := range new.ids {
 		owner := ownerOf(new.keys[id])
+		if f := fingerprint(new.keys[id]); prints[f] != "" && f != "" {
+			w.warn("role %s has one key twice, as %s and %s: some clients count it twice", role, keyName(prints[f], new.keys[prints[f]]), keyName(id, new.keys[id]))
+		} else {
+			prints[f] = id
+		}
 		if other := owners[owner]; owner != "" && other != "" {
 			w.warn("%s has two keys of role %s, %s and %s: a person would count twice", owner, role, other[:min(12, len(other))], id[:min(12, len(id))])
 		}

@@ -384,8 +384,14 @@ func (d *draft) validate() error {
 	}
 	offline := map[string]string{} // fingerprint → role, of those that are held by people
 	check := func(ring keyring) error {
-		seen := map[string]string{}
+		seen, owners := map[string]string{}, map[string]bool{}
 		for _, id := range ring.ids {
+			// GitHub, whose names tuf-on-ci has, does not tell @Alice from @alice.
+			owner := strings.ToLower(ownerOf(ring.keys[id]))
+			if strings.HasPrefix(owner, "@") && owners[owner] {
+				return fmt.Errorf("%s holds role %q with two keys: one person would count twice", ownerOf(ring.keys[id]), ring.role)
+			}
+			owners[owner] = true
 			f := fingerprint(ring.keys[id])
 			if f == "" {
 				f = id // of a kind this version cannot read: kept as it is

@@ -150,6 +150,8 @@ func TestChangesRefused(t *testing.T) {
 	for want, changes := range map[string][]Change{
 		"no changes":                          {},
 		"is a holder of role":                 {AddHolder{"root", newP256(t, "@alice").Holder}},
+		"@Alice holds role \"root\" with two": {AddHolder{"root", newP256(t, "@Alice").Holder}},
+		"@dave holds role \"x\" with two":     {AddRole{Name: "x", Paths: []string{"x/*"}, Holders: []Holder{dave.Holder, newP256(t, "@dave").Holder}, Threshold: 2}},
 		"one key twice":                       {AddHolder{"root", Holder{"@other", o.holders[0].Key}}},
 		"@zoe is no holder":                   {RemoveHolder{"root", "@zoe"}},
 		"threshold 2 of 1":                    {RemoveHolder{"root", "@alice"}, RemoveHolder{"root", "@bob"}},

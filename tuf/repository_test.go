@@ -55,6 +55,7 @@ func TestInitRefuses(t *testing.T) {
 		"negative threshold":      {func(f *Founding) { f.Root.Threshold = -1 }, "threshold -1"},
 		"nobody":                  {func(f *Founding) { f.Root.Holders = nil; f.Root.Threshold = 0 }, "of 0 keys"},
 		"key twice":               {func(f *Founding) { f.Root.Holders = []Holder{o.holders[0].Holder, {"@other", o.holders[0].Key}} }, "one key twice"},
+		"holder twice":            {func(f *Founding) { f.Root.Holders = append(f.Root.Holders, newP256(t, "@alice").Holder) }, "@alice holds role \"root\" with two keys"},
 		"online key is a holder":  {func(f *Founding) { f.Online.Key = o.holders[0].Key }, "needs to be one of its own"},
 		"online key is responder": {func(f *Founding) { f.Online.Key = o.responders[0].Key }, "needs to be one of its own"},
 		"responder is a holder":   {func(f *Founding) { f.Revocations.Holders = holdersOf(o.holders) }, "keys of their own"},

@@ -56,10 +56,12 @@ func Revocations(ctx context.Context, o FetchOptions) (map[string][]byte, error)
 // Fetch brings the cache up to date with the repository and returns the wanted targets by name, verified from the
 // pinned root down. It returns all that was asked for or an error, and honours ctx during every request.
 func Fetch(ctx context.Context, o FetchOptions) (map[string][]byte, error) {
+	var who *url.Userinfo
+	o.URL, who = apart(o.URL)
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("tuf: fetch: %w", err)
 	}
-	out, err := fetch(ctx, o)
+	out, err := fetch(ctx, o, who)
 	if err != nil {
 		if ctx.Err() != nil { // what the updater makes of it need not say so
 			return nil, fmt.Errorf("tuf: fetch from %s: %w: %w", o.URL, ctx.Err(), err)
@@ -92,7 +94,7 @@ func (o FetchOptions) check() error {
 	return nil
 }
 
-func fetch(ctx context.Context, o FetchOptions) (out map[string][]byte, err error) {
+func fetch(ctx context.Context, o FetchOptions, who *url.Userinfo) (out map[string][]byte, err error) {
 	defer func() {
 		if p := recover(); p != nil { // go-tuf does not expect null in place of a key or a file entry
 			out, err = nil, fmt.Errorf("malformed metadata: %v", p)
@@ -103,7 +105,7 @@ func fetch(ctx context.Context, o FetchOptions) (out map[string][]byte, err erro
 		return nil, err
 	}
 	f := fetcher.NewDefaultFetcher()
-	f.SetHTTPClient(requester(ctx, o.HTTPClient))
+	f.SetHTTPClient(requester(ctx, o.HTTPClient, who))
 	cfg.Fetcher = f
 	if o.CacheDir == "" {
 		cfg.DisableLocalCache = true
@@ -148,12 +150,29 @@ func fetch(ctx context.Context, o FetchOptions) (out map[string][]byte, err erro
 	return out, nil
 }
 
-// requester puts ctx on the requests of the updater, which knows no contexts.
-func requester(ctx context.Context, client *http.Client) doer {
+// requester puts ctx on the requests of the updater, which knows no contexts, and who asks, which no address is to have:
+// errors and caches tell addresses.
+func requester(ctx context.Context, client *http.Client, who *url.Userinfo) doer {
 	if client == nil {
 		client = &http.Client{Timeout: requestTimeout}
 	}
-	return func(req *http.Request) (*http.Response, error) { return client.Do(req.WithContext(ctx)) }
+	return func(req *http.Request) (*http.Response, error) {
+		if password, ok := who.Password(); ok || who.Username() != "" {
+			req.SetBasicAuth(who.Username(), password)
+		}
+		return client.Do(req.WithContext(ctx))
+	}
+}
+
+// apart takes user name and password out of an address.
+func apart(address string) (string, *url.Userinfo) {
+	u, err := url.Parse(address)
+	if err != nil || u.User == nil {
+		return address, nil
+	}
+	who := u.User
+	u.User = nil
+	return u.String(), who
 }
 
 // A Mirror reads files of a published directory, up to limit bytes each. It returns fs.ErrNotExist for one that is not
@@ -174,12 +193,13 @@ func DirMirror(dir string) Mirror {
 // URLMirror reads what is published at the http or https address of a published directory. A nil client means one with
 // a timeout.
 func URLMirror(base string, client *http.Client) Mirror {
+	base, who := apart(base)
 	return func(ctx context.Context, name string, limit int64) ([]byte, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(base, "/")+"/"+name, nil)
 		if err != nil {
 			return nil, err
 		}
-		resp, err := requester(ctx, client).Do(req)
+		resp, err := requester(ctx, client, who).Do(req)
 		if err != nil {
 			return nil, err
 		}

@@ -200,3 +200,25 @@ func TestTornCacheHeals(t *testing.T) {
 		o.revocations(t, cache)
 	}
 }
+
+// A password in an address reaches the server, and no error.
+func TestPasswordStaysOutOfErrors(t *testing.T) {
+	o := newOrg(t)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, ok := r.BasicAuth(); !ok || user != "user" || password != "s3cret" {
+			t.Errorf("asked as %q", user)
+		}
+		w.WriteHeader(http.StatusInternalServerError)
+	}))
+	defer server.Close()
+	served := strings.Replace(server.URL, "http://", "http://user:s3cret@", 1)
+	for _, address := range []string{served, "http://user:s3cret@127.0.0.1:1", "ftp://user:s3cret@127.0.0.1"} {
+		_, fetched := Revocations(t.Context(), FetchOptions{URL: address, Root: o.pinned})
+		_, mirrored := URLMirror(address, nil)(t.Context(), "1.root.json", 100)
+		for _, err := range []error{fetched, mirrored} {
+			if err == nil || strings.Contains(err.Error(), "s3cret") {
+				t.Errorf("%v", err)
+			}
+		}
+	}
+}

@@ -163,6 +163,7 @@ func TestChangesRefused(t *testing.T) {
 		"has this very key already":           {ReplaceKey{o.holders[0].Holder}},
 		"no holder of any role":               {ReplaceKey{newP256(t, "@zoe").Holder}},
 		"online key already":                  {SetOnline{Online{o.online.Key, "gcpkms:projects/p/locations/global/keyRings/r/cryptoKeys/k"}}},
+		"says the PIN":                        {SetOnline{Online{newP256(t, "").Key, "pkcs11:object=online?pin-value=123456"}}},
 		"one of its own":                      {SetOnline{Online{o.holders[0].Key, ""}}},
 		"signing period":                      {SetPeriod{"root", Period{10, 10}}},
 		"exists already":                      {AddRole{Name: "files", Paths: []string{"x/*"}, Holders: []Holder{dave.Holder}, Threshold: 1}},

@@ -54,6 +54,9 @@ func (h Holder) publish() (string, *metadata.Key, error) {
 }
 
 func (o Online) publish() (string, *metadata.Key, error) {
+	if strings.Contains(o.URI, "pin-value=") || strings.Contains(o.URI, "pin-source=") {
+		return "", nil, errors.New("online key: its URI says the PIN, or where it is, and would be published: leave that out")
+	}
 	id, key, err := publishKey(o.Key, fieldOnlineURI, o.URI)
 	if err != nil {
 		return "", nil, fmt.Errorf("online key: %w", err)

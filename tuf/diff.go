@@ -313,6 +313,13 @@ func (w *words) root(old, new *rootMeta) {
 		}
 		w.holders(name, x, y)
 		w.fields("role "+name+": ", xf, yf)
+		for _, id := range x.ids {
+			for _, other := range roles {
+				if r := b.Roles[other]; r != nil && !slices.Contains(y.ids, id) && slices.Contains(r.KeyIDs, id) {
+					w.warn("%s leaves role %s and still holds role %s", keyName(id, x.keys[id]), name, other)
+				}
+			}
+		}
 		if name == metadata.ROOT && len(x.ids) > 0 {
 			for _, id := range y.ids {
 				if slices.Contains(x.ids, id) {

@@ -163,14 +163,15 @@ func TestDiffWarns(t *testing.T) {
 		"the key of @zoe is one that role root had before, of @bob": {RemoveHolder{"root", "@bob"}, AddHolder{"root", Holder{"@zoe", o.holders[1].Key}}},
 		"none of the holders' keys stays": {RemoveHolder{"targets", "@alice"}, RemoveHolder{"targets", "@bob"}, RemoveHolder{"targets", "@carol"},
 			AddHolder{"targets", newP256(t, "@y").Holder}, AddHolder{"targets", newP256(t, "@z").Holder}},
-		"earlier than the published one":       {SetPeriod{"root", Period{30, 3}}},
-		"trusted_root.json is removed":         {RemoveTarget{Name: "trusted_root.json"}},
-		"nothing that it lists will verify":    {RemoveRole{"revocations"}},
-		"SHA256:" + fingerprintOf(t, again):    {ReplaceKey{again.Holder}},
-		"3 of 3 must sign, before 2 of 3":      {SetThreshold{"targets", 3}},
-		"bins: 4 named files-…, before none":   {AddRole{Name: "files", Paths: []string{"files/*"}, Holders: []Holder{again.Holder}, Threshold: 1, BinBits: 2}},
-		"signatures last (days): 9, before 7":  {SetPeriod{"timestamp", Period{9, 6}}},
-		"x.json is new: SHA256:2d711642b726b0": {SetTarget{Name: "x.json", Data: []byte("x")}},
+		"leaves role root and still holds role targets": {AddHolder{"root", newP256(t, "@dan").Holder}, RemoveHolder{"root", "@bob"}},
+		"earlier than the published one":                {SetPeriod{"root", Period{30, 3}}},
+		"trusted_root.json is removed":                  {RemoveTarget{Name: "trusted_root.json"}},
+		"nothing that it lists will verify":             {RemoveRole{"revocations"}},
+		"SHA256:" + fingerprintOf(t, again):             {ReplaceKey{again.Holder}},
+		"3 of 3 must sign, before 2 of 3":               {SetThreshold{"targets", 3}},
+		"bins: 4 named files-…, before none":            {AddRole{Name: "files", Paths: []string{"files/*"}, Holders: []Holder{again.Holder}, Threshold: 1, BinBits: 2}},
+		"signatures last (days): 9, before 7":           {SetPeriod{"timestamp", Period{9, 6}}},
+		"x.json is new: SHA256:2d711642b726b0":          {SetTarget{Name: "x.json", Data: []byte("x")}},
 	} {
 		_, err := o.repo.Propose(t.Context(), Proposal{Changes: changes, Accept: []string{"trusted_root.json", "revocations"}})
 		check(t, err)

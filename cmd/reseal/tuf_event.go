@@ -148,7 +148,7 @@ ROLE is root, targets, revocations or a role of your own.
 
 Examples:
   reseal tuf propose trust --replace-key @carol=carol-2.pub --reason "new laptop"
-  reseal tuf propose trust --add-holder root:@dan=dan.pub --remove-holder root:@bob --threshold root=2 --reason "bob leaves"
+  reseal tuf propose trust --add-holder root:@dan=dan.pub --remove-holder root:@bob --remove-holder targets:@bob --reason "bob leaves"
   reseal tuf propose trust --online online-2.pub --reason "online key stolen"
   reseal tuf propose trust --target trusted_root.json=new.json --reason "new log"
   reseal tuf propose trust --restore targets=7 --reason "version 8 is the thief's"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
@@ -35,14 +36,15 @@ Examples:
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "history", Usage: "show every root: who held it and what it changed"},
 			&cli.StringFlag{Name: "root", Usage: "`FILE` with a root that is trusted"},
-			&cli.IntFlag{Name: "warn-days", Value: radar.DefaultWarnDays, Usage: "warn `DAYS` before a role expires, or at half of its life when it is shorter"},
+			warnDaysFlag(),
 			&cli.BoolFlag{Name: "no-targets", Usage: "do not read the target files of a directory"},
 		},
 		Action: func(c *cli.Context) error {
-			o := radar.Options{WarnDays: c.Int("warn-days"), SkipTargets: c.Bool("no-targets")}
-			if o.WarnDays < 1 {
-				return usageError{errors.New("--warn-days is a number of days, from 1")}
+			days, err := warnDays(c)
+			if err != nil {
+				return err
 			}
+			o := radar.Options{WarnDays: days, SkipTargets: c.Bool("no-targets")}
 			root, err := ui.rootFlag(c)
 			if err != nil {
 				return err
@@ -67,6 +69,18 @@ Examples:
 			return statusError(s)
 		},
 	}
+}
+
+func warnDaysFlag() cli.Flag {
+	return &cli.IntFlag{Name: "warn-days", Value: radar.DefaultWarnDays, Usage: "warn `DAYS` before a role expires, or at half of its life when it is shorter"}
+}
+
+func warnDays(c *cli.Context) (int, error) {
+	days := c.Int("warn-days")
+	if days < 1 {
+		return 0, usageError{errors.New("--warn-days is a number of days, from 1")}
+	}
+	return days, nil
 }
 
 // statusError turns what was found into the exit code.
@@ -175,19 +189,18 @@ func refusedMark(verified bool) string {
 func keyNames(keys []radar.Key) string {
 	var out []string
 	for _, k := range keys {
-		name := k.Owner
-		if name == "" {
-			name = k.URI
-		}
-		if name == "" {
-			name = k.ID[:min(len(k.ID), 8)]
-		}
+		name := keyName(k)
 		if !k.Signed {
 			name = "(" + name + ")"
 		}
 		out = append(out, name)
 	}
 	return strings.Join(out, " ")
+}
+
+// keyName is what the holder of a key is called.
+func keyName(k radar.Key) string {
+	return cmp.Or(k.Owner, k.URI, k.ID[:min(len(k.ID), 8)])
 }
 
 // tufHistory is the table of every root.

@@ -32,15 +32,19 @@ func tufRefreshCommand(ui *ui) *cli.Command {
 a signing event is open, and does no harm when run too often. A publication that
 was cut off is finished first. With --loop a failure is told and tried again.
 
+It cannot sign root, targets and delegated roles, such as revocations: each that has
+expired or soon will is named, with who can sign it and when it ends.
+
 Without --apply it says what is due.
 
 Examples:
   reseal tuf refresh trust --online-key gcpkms://projects/p/locations/global/keyRings/r/cryptoKeys/k --apply
   reseal tuf refresh trust --online-key online.key --apply --loop --every 30m
-  reseal tuf refresh trust` + exits(),
+  reseal tuf refresh trust` + exits("3 a role it cannot sign has expired", "4 one expires soon: have its holders sign it anew"),
 		Flags: []cli.Flag{
 			onlineKeyFlag(), publishedFlag(), &applyFlag,
 			&cli.BoolFlag{Name: "force", Usage: "sign the timestamp in any case"},
+			warnDaysFlag(),
 			&cli.BoolFlag{Name: "loop", Usage: "go on until stopped"},
 			&cli.DurationFlag{Name: "every", Value: time.Hour, Usage: "with --loop: look again after `DURATION`"},
 		},
@@ -52,6 +56,9 @@ Examples:
 				return usageError{errors.New("--loop goes with --apply")}
 			case c.Duration("every") < time.Second:
 				return usageError{errors.New("--every must be a second or more")}
+			}
+			if _, err := warnDays(c); err != nil {
+				return err
 			}
 			if !c.Bool("apply") {
 				return ui.wouldRefresh(c, r)
@@ -79,9 +86,10 @@ Examples:
 	}
 }
 
-// refresh signs what is due, once. Only when something is, there is something to journal.
+// refresh signs what is due, once, and tells of the roles that it cannot sign. Only when something is due, there is
+// something to journal.
 func (u *ui) refresh(c *cli.Context, a *app.App, r *tuf.Repository, online signer.Signer) error {
-	list, err := dueRoles(c.Context, r)
+	list, offline, err := dueRoles(c, r)
 	for _, d := range list { // now, and not in the night when it is due
 		if !slices.ContainsFunc(d.keys, func(k radar.Key) bool { return k.Fingerprint == online.Identity().Subject }) {
 			return fmt.Errorf("key %s is not a key of role %q: which is the online key? \"reseal tuf status --json\" has its fingerprint", online.Identity().ID(), d.Role)
@@ -98,14 +106,23 @@ func (u *ui) refresh(c *cli.Context, a *app.App, r *tuf.Repository, online signe
 	} else {
 		err = act()
 	}
+	if err == nil && (out.Finished || offline == nil) { // it is another state now, or could not be read before
+		_, offline, err = dueRoles(c, r)
+	}
 	if err != nil {
+		u.expiring(c.Args().First(), offline)
+		if past := expiringError(c, offline); errors.Is(past, errRefused) {
+			err = errors.Join(err, past) // most likely it is why
+		}
 		return err
 	}
 	if wantsJSON(c) {
-		return u.object("tuf-refresh", struct {
+		err := u.object("tuf-refresh", struct {
 			Applied bool `json:"applied"`
 			*tuf.Refreshed
-		}{true, out})
+			Expiring []expiring `json:"expiring"`
+		}{true, out, offline})
+		return errors.Join(err, expiringError(c, offline))
 	}
 	if out.Finished {
 		u.printf("finished a change that was cut off")
@@ -117,6 +134,49 @@ func (u *ui) refresh(c *cli.Context, a *app.App, r *tuf.Repository, online signe
 		u.printf("signed timestamp, good until %s; the next is due %s", stamp(out.Expires), stamp(out.Next))
 	default:
 		u.printf("nothing is due before %s", stamp(out.Next))
+	}
+	u.expiring(c.Args().First(), offline)
+	return expiringError(c, offline)
+}
+
+// expiring is a role that the online key cannot sign, and that has expired or is to be signed anew.
+type expiring struct {
+	Role      string         `json:"role"`
+	Version   int64          `json:"version"`
+	Severity  radar.Severity `json:"severity"` // error: it has expired
+	Expires   time.Time      `json:"expires"`
+	DaysLeft  int            `json:"days_left"`
+	Threshold int            `json:"threshold"`
+	Holders   []string       `json:"holders"` // who can sign it
+}
+
+// expiring names each role whose time is over, or nearly.
+func (u *ui) expiring(dir string, list []expiring) {
+	for _, x := range list {
+		when, end := "expires", fmt.Sprintf("%s left", daysLeft(x.DaysLeft))
+		if x.Severity == radar.Error {
+			when, end = "expired", "every client refuses it"
+		}
+		u.notef("%s: %s %d %s on %s, %s: %d of %s must sign it anew (reseal tuf propose %s --renew %s)",
+			strings.ToUpper(string(x.Severity)), x.Role, x.Version, when, stamp(x.Expires), end, x.Threshold, strings.Join(x.Holders, " "), dir, x.Role)
+	}
+}
+
+// expiringError turns the roles that expire into the exit code.
+func expiringError(c *cli.Context, list []expiring) error {
+	var past, soon []string
+	for _, x := range list {
+		if x.Severity == radar.Error {
+			past = append(past, x.Role)
+		} else {
+			soon = append(soon, x.Role)
+		}
+	}
+	switch {
+	case len(past) > 0:
+		return fmt.Errorf("%w: %s: expired: %s", errRefused, c.Args().First(), strings.Join(past, ", "))
+	case len(soon) > 0:
+		return fmt.Errorf("%s %w: expires soon: %s", c.Args().First(), errAttention, strings.Join(soon, ", "))
 	}
 	return nil
 }
@@ -131,29 +191,42 @@ type due struct {
 	keys []radar.Key
 }
 
-func dueRoles(ctx context.Context, r *tuf.Repository) ([]due, error) {
-	s, err := radar.Read(ctx, r.Dir(), radar.Options{SkipTargets: true})
+// dueRoles returns the roles that a refresh signs, and those of the others that need their holders.
+func dueRoles(c *cli.Context, r *tuf.Repository) ([]due, []expiring, error) {
+	days, err := warnDays(c)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	list := []due{}
+	s, err := radar.Read(c.Context, r.Dir(), radar.Options{WarnDays: days, SkipTargets: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	list, offline := []due{}, []expiring{}
 	for _, role := range s.Roles {
 		if role.Name == "snapshot" || role.Name == "timestamp" {
 			at := role.Expires.AddDate(0, 0, -role.SigningPeriod)
 			list = append(list, due{role.Name, role.Expires, at, !time.Now().Before(at), role.Keys})
 		}
 	}
-	return list, nil
+	for _, role := range s.Offline() {
+		x := expiring{role.Name, role.Version, role.Expiry, role.Expires, role.DaysLeft, role.Threshold, []string{}}
+		for _, k := range role.Keys {
+			x.Holders = append(x.Holders, keyName(k))
+		}
+		offline = append(offline, x)
+	}
+	return list, offline, nil
 }
 
 // wouldRefresh says what is due.
 func (u *ui) wouldRefresh(c *cli.Context, r *tuf.Repository) error {
-	list, err := dueRoles(c.Context, r)
+	list, offline, err := dueRoles(c, r)
 	if err != nil {
 		return err
 	}
 	if wantsJSON(c) {
-		return u.object("tuf-refresh", map[string]any{"applied": false, "roles": list})
+		err := u.object("tuf-refresh", map[string]any{"applied": false, "roles": list, "expiring": offline})
+		return errors.Join(err, expiringError(c, offline))
 	}
 	for _, d := range list {
 		what := "due " + stamp(d.Due)
@@ -162,8 +235,9 @@ func (u *ui) wouldRefresh(c *cli.Context, r *tuf.Repository) error {
 		}
 		u.printf("%s is good until %s: %s", d.Role, stamp(d.Expires), what)
 	}
+	u.expiring(c.Args().First(), offline)
 	u.dryRun(false)
-	return nil
+	return expiringError(c, offline)
 }
 
 func tufWalkCommand(ui *ui) *cli.Command {

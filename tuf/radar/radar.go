@@ -81,7 +81,8 @@ type Role struct {
 	Delegator     string    `json:"delegator,omitempty"` // empty: the root role itself
 	Version       int64     `json:"version"`
 	Expires       time.Time `json:"expires"`
-	DaysLeft      int       `json:"days_left"` // whole days, negative when it has expired
+	DaysLeft      int       `json:"days_left"`        // whole days, negative when it has expired
+	Expiry        Severity  `json:"expiry,omitempty"` // Error: it has expired; Warning: it is to be signed anew
 	ExpiryPeriod  int       `json:"expiry_period_days,omitempty"`
 	SigningPeriod int       `json:"signing_period_days,omitempty"` // it is to be signed anew in the last so many days
 	Threshold     int       `json:"threshold"`
@@ -93,6 +94,14 @@ type Role struct {
 	Terminating   bool      `json:"terminating,omitempty"`
 	Targets       int       `json:"targets,omitempty"` // how many it lists
 	Bins          *Bins     `json:"bins,omitempty"`    // the role stands for so many alike
+}
+
+// Offline returns the roles that have expired or are to be signed anew, and that no refresh of timestamp and snapshot
+// can help: root, targets and whatever is delegated. They are in the order of the status.
+func (s Status) Offline() []Role {
+	return slices.DeleteFunc(slices.Clone(s.Roles), func(r Role) bool {
+		return r.Expiry == Fine || r.Name == metadata.TIMESTAMP || r.Name == metadata.SNAPSHOT
+	})
 }
 
 // Bins sums up the roles that share the targets among them by the hash of their names.

@@ -220,16 +220,16 @@ func (l *look) add(s subject, d *document) {
 		r.Keys = append(r.Keys, k)
 	}
 	r.Online = r.Online || online > 0 && online == len(r.Keys)
+	r.Expiry = l.time(r)
 	l.Roles = append(l.Roles, r)
-	l.time(r)
 	l.form(r, d)
 	if !s.quiet {
 		l.signatures(r, s.ring, d)
 	}
 }
 
-// time tells of an expiry that is past, near, or odd.
-func (l *look) time(r Role) {
+// time tells of an expiry that is past, near, or odd, and returns how bad it is.
+func (l *look) time(r Role) (expiry Severity) {
 	do := "have its holders sign it anew"
 	if r.Online {
 		do = "run the job that signs snapshot and timestamp, and find out why it did not run"
@@ -247,16 +247,20 @@ func (l *look) time(r Role) {
 	when := r.Expires.Format("2006-01-02 15:04 UTC")
 	switch {
 	case left <= 0:
-		l.say(Error, "expired", r.Name, do, "%s %d expired on %s, %s ago: every client refuses it", r.Name, r.Version, when, about(-left))
+		expiry = Error
+		l.say(expiry, "expired", r.Name, do, "%s %d expired on %s, %s ago: every client refuses it", r.Name, r.Version, when, about(-left))
 	case left <= warn:
-		l.say(Warning, "expires-soon", r.Name, do, "%s %d expires on %s, in %s", r.Name, r.Version, when, about(left))
+		expiry = Warning
+		l.say(expiry, "expires-soon", r.Name, do, "%s %d expires on %s, in %s", r.Name, r.Version, when, about(left))
 	case r.SigningPeriod > 0 && !r.Online && left <= time.Duration(r.SigningPeriod)*day:
-		l.say(Warning, "signing-period", r.Name, do, "%s %d is to be signed anew: it expires on %s, in %s, and its signing period is %d days", r.Name, r.Version, when, about(left), r.SigningPeriod)
+		expiry = Warning
+		l.say(expiry, "signing-period", r.Name, do, "%s %d is to be signed anew: it expires on %s, in %s, and its signing period is %d days", r.Name, r.Version, when, about(left), r.SigningPeriod)
 	}
 	if r.ExpiryPeriod > 0 && left > life+maxSkew+day {
 		l.say(Warning, "clock-skew", r.Name, "compare the clocks of this machine and of whoever signed it", "%s %d expires in %s, and its period is %d days: the signer's clock is ahead, this one is behind, or somebody gave it a longer life",
 			r.Name, r.Version, about(left), r.ExpiryPeriod)
 	}
+	return expiry
 }
 
 // about writes a duration in days, or in hours when it is short.

@@ -243,7 +243,7 @@ func openCache(ctx context.Context, cfg *config.UpdaterConfig, o FetchOptions) (
 		unlock()
 		return nil, err
 	}
-	cached, err := os.ReadFile(filepath.Join(dir, "root.json"))
+	cached, err := durable.ReadFile(filepath.Join(dir, "root.json"))
 	switch {
 	case err == nil:
 		cfg.LocalTrustedRoot = cached
@@ -257,7 +257,7 @@ func openCache(ctx context.Context, cfg *config.UpdaterConfig, o FetchOptions) (
 }
 
 // dropTorn removes cached metadata that is not JSON. The updater stores it without syncing, so that a power cut can
-// leave an empty file, at which it would then fail forever.
+// leave an empty file, at which it would then fail forever. What is no file is refused.
 func dropTorn(dir string) error {
 	files, err := fs.Glob(os.DirFS(dir), "*.json") // the directory itself is no pattern
 	if err != nil {
@@ -265,7 +265,7 @@ func dropTorn(dir string) error {
 	}
 	for _, name := range files {
 		f := filepath.Join(dir, name)
-		data, err := os.ReadFile(f)
+		data, err := durable.ReadFile(f)
 		if err != nil {
 			return err
 		}
@@ -273,6 +273,15 @@ func dropTorn(dir string) error {
 			if err := os.Remove(f); err != nil {
 				return err
 			}
+		}
+	}
+	targets, err := os.ReadDir(filepath.Join(dir, "targets"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range targets { // the updater opens whatever it finds
+		if !e.Type().IsRegular() {
+			return &fs.PathError{Op: "open", Path: filepath.Join(dir, "targets", e.Name()), Err: durable.ErrNotRegular}
 		}
 	}
 	return nil

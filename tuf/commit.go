@@ -257,7 +257,7 @@ func (r *Repository) carryOutAlike(ctx context.Context, steps []step) error {
 
 // clearPending removes what was prepared and is not wanted any more, and directories of the event that are empty.
 func (r *Repository) clearPending() error {
-	root, err := os.OpenRoot(r.dir)
+	root, err := durable.OpenRoot(r.dir)
 	if err != nil {
 		return err
 	}
@@ -297,7 +297,7 @@ func (r *Repository) revealAll(ctx context.Context, files []file) error {
 	if err := makeDir(r.published); err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(r.published)
+	root, err := durable.OpenRoot(r.published)
 	if err != nil {
 		return err
 	}
@@ -309,7 +309,7 @@ func (r *Repository) revealAll(ctx context.Context, files []file) error {
 			return err
 		}
 	}
-	old, err := root.ReadFile(last.name)
+	old, err := durable.ReadFileIn(root, last.name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), err == nil && string(old) == string(last.data) && !isLink(root, last.name), len(files) == 1:
 		// Nobody has seen anything yet, or all have seen everything: or there is but one file.
@@ -320,7 +320,7 @@ func (r *Repository) revealAll(ctx context.Context, files []file) error {
 	to, _ := root.Readlink(current)
 	if to != "" {
 		// What is there is of this change, or of another that was abandoned when the repository was restored.
-		if data, err := root.ReadFile(path.Join(revealDir, after, last.name)); err != nil || string(data) != string(last.data) {
+		if data, err := durable.ReadFileIn(root, path.Join(revealDir, after, last.name)); err != nil || string(data) != string(last.data) {
 			if err := r.abandon(ctx, root); err != nil {
 				return err
 			}
@@ -390,7 +390,7 @@ func (r *Repository) abandon(ctx context.Context, root *os.Root) error {
 		if to, err := root.Readlink(e.Name()); err != nil || path.Dir(to) != current {
 			continue
 		}
-		data, err := root.ReadFile(e.Name())
+		data, err := durable.ReadFileIn(root, e.Name())
 		if errors.Is(err, fs.ErrNotExist) {
 			err = root.Remove(e.Name())
 		} else if err == nil {

@@ -130,12 +130,12 @@ func (r *Repository) read(name string) ([]byte, error) { return readIn(r.dir, na
 func (r *Repository) readPublished(name string) ([]byte, error) { return readIn(r.published, name) }
 
 func readIn(dir, name string) ([]byte, error) {
-	root, err := os.OpenRoot(dir)
+	root, err := durable.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	return root.ReadFile(filepath.FromSlash(name))
+	return durable.ReadFileIn(root, filepath.FromSlash(name))
 }
 
 // change runs do alone, after finishing what a process before it was cut off in.

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/reseal/reseal/internal/durable"
 )
 
 // Serve gives a published repository to clients on this machine, for trying, until ctx ends; requests that are being
@@ -20,7 +22,7 @@ func Serve(ctx context.Context, l net.Listener, dir string) error {
 	if _, err := os.Stat(filepath.Join(dir, "metadata")); err == nil {
 		dir = filepath.Join(dir, "published")
 	}
-	root, err := os.OpenRoot(dir)
+	root, err := durable.OpenRoot(dir)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
@@ -61,14 +63,14 @@ func plain(root *os.Root) http.Handler {
 			http.NotFound(w, r)
 			return
 		}
-		f, err := root.Open(escaped(root, name, r.URL.EscapedPath()))
+		f, err := durable.OpenIn(root, escaped(root, name, r.URL.EscapedPath()))
 		if err != nil {
 			http.NotFound(w, r)
 			return
 		}
 		defer f.Close()
 		st, err := f.Stat()
-		if err != nil || !st.Mode().IsRegular() {
+		if err != nil {
 			http.NotFound(w, r)
 			return
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -20,6 +21,7 @@ func TestServe(t *testing.T) {
 	}
 	check(t, os.WriteFile(filepath.Join(outside, "x"), []byte("no"), 0o644))
 	check(t, os.Symlink(filepath.Join(outside, "x"), filepath.Join(dir, "link")))
+	check(t, syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o644))
 
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
@@ -27,12 +29,13 @@ func TestServe(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- Serve(ctx, l, dir) }()
 	url := "http://" + l.Addr().String()
+	client := &http.Client{Timeout: 10 * time.Second}
 	for path, want := range map[string]string{
 		"/timestamp.json": "200 {}", "/targets/a/b.txt": "200 b", "/2.a%2Fb.json": "200 {}",
 		"/": "404", "/targets/": "404", "/targets": "404", "/9.root.json": "404", "/.secret": "404", "/targets/.hidden/x": "404",
-		"/link": "404", "/targets/%2e%2e/.secret": "404", "/%2e%2e/%2e%2e/etc/passwd": "404", "/..%2f..%2fetc%2fpasswd": "404",
+		"/link": "404", "/pipe": "404", "/targets/%2e%2e/.secret": "404", "/%2e%2e/%2e%2e/etc/passwd": "404", "/..%2f..%2fetc%2fpasswd": "404",
 	} {
-		resp, err := http.Get(url + path)
+		resp, err := client.Get(url + path)
 		check(t, err)
 		body, err := io.ReadAll(resp.Body)
 		check(t, err)

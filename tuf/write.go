@@ -31,7 +31,7 @@ func (r *Repository) writeAll(ctx context.Context, dir string, files []file) err
 	if err := makeDir(dir); err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(dir) // no path, not even by way of a symbolic link, leads out of it
+	root, err := durable.OpenRoot(dir) // no path, not even by way of a symbolic link, leads out of it
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (r *Repository) link(root *os.Root, target, name string) error {
 
 // remove removes a file below dir, durably. It is no error when it is not there.
 func (r *Repository) remove(dir, name string) error {
-	root, err := os.OpenRoot(dir)
+	root, err := durable.OpenRoot(dir)
 	if err != nil {
 		return err
 	}

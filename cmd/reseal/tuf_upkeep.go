@@ -328,11 +328,11 @@ func (u *ui) wouldRepublish(c *cli.Context, r *tuf.Repository) error {
 	default:
 		problems = append(problems, s.Problems...)
 	}
-	ours, err := os.ReadFile(filepath.Join(r.Dir(), "metadata", "timestamp.json"))
+	ours, err := durable.ReadFile(filepath.Join(r.Dir(), "metadata", "timestamp.json"))
 	if err != nil {
 		return err
 	}
-	if theirs, err := os.ReadFile(filepath.Join(r.Published(), "timestamp.json")); err != nil || string(theirs) != string(ours) {
+	if theirs, err := durable.ReadFile(filepath.Join(r.Published(), "timestamp.json")); err != nil || string(theirs) != string(ours) {
 		problems = append(problems, radar.Problem{Severity: radar.Error, Code: "unpublished", Role: "timestamp",
 			What: "timestamp.json is not the one that was published from here", Do: "republish"})
 	}

@@ -242,7 +242,7 @@ func namedFiles(paths []string, suffixes []string) iter.Seq2[string, error] {
 // about takes the digest of the signed file, and the file itself unless it is
 // large: only some keys sign files in a way that takes it to verify.
 func about(f *evidence.File, path string) error {
-	file, err := os.Open(path)
+	file, err := durable.Open(path)
 	if err != nil {
 		return err
 	}
@@ -264,7 +264,7 @@ func about(f *evidence.File, path string) error {
 }
 
 func readFile(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := durable.Open(path)
 	if err != nil {
 		return nil, err
 	}

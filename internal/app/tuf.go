@@ -226,7 +226,7 @@ func keepRevoked(ctx context.Context, cache string, from TUFSource) error {
 		}
 		digest := sha256.Sum256(statement)
 		file := filepath.Join(seen, hex.EncodeToString(digest[:])+".json")
-		if had, err := os.ReadFile(file); err == nil && bytes.Equal(had, statement) {
+		if had, err := durable.ReadFile(file); err == nil && bytes.Equal(had, statement) {
 			continue
 		}
 		if err := durable.WriteFile(file, statement, 0o600); err != nil {
@@ -260,7 +260,7 @@ func seenRevoked(cache string) ([]rotate.Revocation, error) {
 				continue // of a write that was cut off
 			}
 			file := filepath.Join(cache, dir.Name(), entry.Name())
-			statement, err := os.ReadFile(file)
+			statement, err := durable.ReadFile(file)
 			if err != nil {
 				return nil, err
 			}

@@ -1,4 +1,5 @@
-// Package durable writes files that survive a crash.
+// Package durable writes files that survive a crash, and reads none that is no
+// file.
 package durable
 
 import (

@@ -19,7 +19,6 @@ import (
 	"path"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/reseal/reseal/internal/durable"
@@ -37,7 +36,7 @@ type Dir struct {
 
 // Open opens a directory that exists.
 func Open(dir string) (*Dir, error) {
-	root, err := os.OpenRoot(dir)
+	root, err := durable.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -100,9 +99,6 @@ func (d *Dir) walk(ctx context.Context) (map[string][]string, error) {
 	return found, err
 }
 
-// errNotRegular is why something is not read.
-var errNotRegular = errors.New("it is no regular file")
-
 // Reader opens a regular file. An error wraps fs.ErrNotExist where there is none.
 func (d *Dir) Reader(name string) (io.ReadCloser, error) {
 	f, err := d.open(name)
@@ -120,9 +116,9 @@ func (d *Dir) open(name string) (*os.File, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: %w", path.Join(d.name, name), errNotRegular)
+		return nil, fmt.Errorf("%s: %w", path.Join(d.name, name), durable.ErrNotRegular)
 	}
-	return d.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	return durable.OpenIn(d.root, name)
 }
 
 // Read returns the content of a regular file of at most limit bytes.

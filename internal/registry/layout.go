@@ -13,9 +13,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/reseal/reseal/internal/durable"
 )
 
 const (
@@ -59,7 +62,7 @@ type Layout struct {
 // OpenLayout opens an OCI image layout directory. It refuses one whose
 // index.json is not what it must be.
 func OpenLayout(dir string) (*Layout, error) {
-	root, err := os.OpenRoot(dir)
+	root, err := durable.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("opening OCI layout: %w: name the directory that has the file oci-layout in it", err)
 	}
@@ -351,7 +354,7 @@ func (l *Layout) look(ctx context.Context) (map[string][]string, error) {
 		return nil, err
 	}
 	subjects := map[string][]string{}
-	dir, err := l.root.Open("blobs/sha256")
+	dir, err := l.root.OpenFile("blobs/sha256", os.O_RDONLY|syscall.O_NONBLOCK, 0) // if it is a pipe, it is no directory
 	if errors.Is(err, fs.ErrNotExist) {
 		return subjects, nil
 	}
@@ -497,7 +500,7 @@ func (l *Layout) file(path string, limit int64) ([]byte, error) {
 	if info.Size() > limit {
 		return nil, fmt.Errorf("%w: it has %d bytes, the most is %d", ErrTooLarge, info.Size(), limit)
 	}
-	f, err := l.root.Open(path)
+	f, err := durable.OpenIn(l.root, path)
 	if err != nil {
 		return nil, err
 	}

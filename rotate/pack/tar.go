@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/reseal/reseal/internal/durable"
 )
 
 // block is the unit of a tar file, in bytes.
@@ -225,20 +227,20 @@ func checkPath(name string) error {
 // Open opens a pack: a directory, or a tar file. Nothing outside the directory
 // can be reached through what is in it.
 func Open(name string) (fs.FS, io.Closer, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, nil, fmt.Errorf("evidence pack: %w", err)
-	}
-	st, err := f.Stat()
+	st, err := os.Stat(name)
 	if err == nil && st.IsDir() {
-		root, err := os.OpenRoot(name)
-		if err = errors.Join(err, f.Close()); err != nil {
+		root, err := durable.OpenRoot(name)
+		if err != nil {
 			return nil, nil, fmt.Errorf("evidence pack: %w", err)
 		}
 		return root.FS(), root, nil
 	}
+	f, err := durable.Open(name)
+	if err != nil {
+		return nil, nil, fmt.Errorf("evidence pack: %w", err)
+	}
 	var a *archive
-	if err == nil {
+	if st, err = f.Stat(); err == nil {
 		a, err = newArchive(f, st.Size())
 	}
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"github.com/reseal/reseal/internal/durable"
 	"github.com/reseal/reseal/signer"
 )
 
@@ -57,7 +58,7 @@ func Export(ctx context.Context, dir, file string, o ExportOptions) (out Exporte
 			dir = filepath.Join(dir, "published") // where a repository's own directory publishes to, unless told otherwise
 		}
 	}
-	root, err := os.OpenRoot(dir) // no target's name, not even by way of a symbolic link, leads out of it
+	root, err := durable.OpenRoot(dir) // no target's name, not even by way of a symbolic link, leads out of it
 	if err != nil {
 		return fail(err)
 	}
@@ -165,7 +166,7 @@ func readable(root *metadata.Metadata[metadata.RootType]) bool {
 
 // file describes a file and holds it against what is signed about it.
 func (s *state) file(root *os.Root, name string) (File, error) {
-	f, err := openFile(root, name)
+	f, err := durable.OpenIn(root, name)
 	if err != nil {
 		return File{}, err
 	}
@@ -228,7 +229,7 @@ func pack(ctx context.Context, root *os.Root, file string, m Manifest, manifest,
 }
 
 func packFile(w *writer, root *os.Root, x File) error {
-	f, err := openFile(root, x.Name)
+	f, err := durable.OpenIn(root, x.Name)
 	if err != nil {
 		return err
 	}
@@ -239,20 +240,8 @@ func packFile(w *writer, root *os.Root, x File) error {
 	return nil
 }
 
-// openFile opens a regular file.
-func openFile(root *os.Root, name string) (*os.File, error) {
-	f, err := root.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return nil, errors.Join(errors.New("it is no regular file"), err, f.Close())
-	}
-	return f, nil
-}
-
 func readFile(root *os.Root, name string, limit int64) ([]byte, error) {
-	f, err := openFile(root, name)
+	f, err := durable.OpenIn(root, name)
 	if err != nil {
 		return nil, err
 	}

@@ -92,15 +92,12 @@ func Import(ctx context.Context, file, dir string, o ImportOptions) (Imported, e
 }
 
 func importBundle(ctx context.Context, file, dir string, o ImportOptions) (Imported, error) {
-	in, err := os.Open(file)
+	in, err := durable.Open(file) // it is read twice
 	if err != nil {
 		return Imported{}, err
 	}
 	defer in.Close()
-	if st, err := in.Stat(); err != nil || !st.Mode().IsRegular() {
-		return Imported{}, errors.Join(errors.New("it is no regular file"), err) // it is read twice
-	}
-	target, err := os.OpenRoot(dir)
+	target, err := durable.OpenRoot(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		dry := o
 		dry.Check = true
@@ -114,7 +111,7 @@ func importBundle(ctx context.Context, file, dir string, o ImportOptions) (Impor
 		if _, err := in.Seek(0, io.SeekStart); err != nil {
 			return Imported{}, err
 		}
-		target, err = os.OpenRoot(dir)
+		target, err = durable.OpenRoot(dir)
 		if err != nil {
 			return Imported{}, err
 		}
@@ -383,7 +380,7 @@ func apply(ctx context.Context, in *os.File, to mirror, m Manifest, content map[
 
 // has reports whether a file is there with its content.
 func has(target *os.Root, f File) bool {
-	r, err := openFile(target, f.Name)
+	r, err := durable.OpenIn(target, f.Name)
 	if err != nil {
 		return false
 	}

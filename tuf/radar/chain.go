@@ -49,7 +49,7 @@ func (l *look) roots(ctx context.Context) (*version, error) {
 		}
 	}
 	if len(versions) == 0 {
-		if len(found) > 0 || waiting != nil {
+		if len(found) > 0 || waiting != nil || l.said("unreadable", "root") {
 			return nil, nil
 		}
 		return nil, fmt.Errorf("no root metadata: %w; give a directory or address that holds N.root.json, or metadata/", fs.ErrNotExist)
@@ -94,7 +94,7 @@ func (l *look) findRoots(ctx context.Context) (map[int64][]byte, error) {
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
-			l.say(Error, "unreadable", "root", "make the file readable, or restore it", "root %d cannot be read: %v", n, err)
+			l.say(Error, "unreadable", "root", "make the file readable, or restore it", "root %d cannot be read: %s: %v", n, l.files.root(n), err)
 			continue
 		}
 		out[n] = data

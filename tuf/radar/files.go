@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/reseal/reseal/internal/durable"
 )
 
 // How much of a file is read, in bytes, where nothing says its length: go-tuf's limits, beyond which it refuses.
@@ -68,7 +70,7 @@ func open(source string, o Options) (*files, error) {
 		}
 		return f, nil
 	}
-	dir, err := os.OpenRoot(source) // nothing in the metadata, and no symbolic link, leads out of it
+	dir, err := durable.OpenRoot(source) // nothing in the metadata, and no symbolic link, leads out of it
 	if err != nil {
 		return nil, err
 	}
@@ -139,17 +141,13 @@ func (f *files) open(ctx context.Context, name string) (io.ReadCloser, error) {
 	if f.dir == nil {
 		return f.get(ctx, name)
 	}
-	r, err := f.dir.Open(name)
+	r, err := durable.OpenIn(f.dir, name)
 	if err != nil {
 		var pathErr *fs.PathError
 		if errors.As(err, &pathErr) {
 			err = pathErr.Err // the name is said by the caller
 		}
 		return nil, err
-	}
-	if st, err := r.Stat(); err != nil || !st.Mode().IsRegular() {
-		r.Close()
-		return nil, errors.Join(errors.New("it is no regular file"), err)
 	}
 	return r, nil
 }
@@ -195,7 +193,7 @@ func (f *files) roots() ([]int64, error) {
 	if f.layout == Source {
 		dir = "metadata/root_history"
 	}
-	entries, err := fs.ReadDir(f.dir.FS(), dir)
+	entries, err := durable.ReadDirIn(f.dir, dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -227,7 +225,7 @@ func (f *files) events() map[string]string {
 		return nil
 	}
 	const dir = "event/metadata"
-	entries, err := fs.ReadDir(f.dir.FS(), dir)
+	entries, err := durable.ReadDirIn(f.dir, dir)
 	if err != nil {
 		return nil
 	}

@@ -122,12 +122,15 @@ func (s Summary) Payload() ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
+// summaryNames are those of a summary's predicate that are read.
+var summaryNames = names{"resourceUri": nil, "verificationResult": nil, "inputAttestations": {"uri": nil, "digest": {}}}
+
 // Summarises returns the digests of the attestations that a statement, given its
 // payload, says were verified for an artifact; none where it is no summary that
 // passed, or is about another artifact or the same in another place.
 func Summarises(payload []byte, a Artifact) (digests []string) {
 	var st summaryStatement
-	if json.Unmarshal(payload, &st) != nil || st.PredicateType != SummaryPredicate || st.Predicate.VerificationResult != passed ||
+	if json.Unmarshal(payload, &st) != nil || summaryNames.ofStatement(payload) != nil || st.PredicateType != SummaryPredicate || st.Predicate.VerificationResult != passed ||
 		st.Predicate.ResourceURI != resourceURI(a.Repository, a.Digest) ||
 		!slices.ContainsFunc(st.Subject, func(d summaryDescriptor) bool { return "sha256:"+d.Digest["sha256"] == a.Digest }) {
 		return nil

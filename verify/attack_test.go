@@ -35,6 +35,58 @@ func TestAttack(t *testing.T) {
 		}
 	}
 
+	t.Run("a payload that verifiers read in two ways", func(t *testing.T) {
+		sub := subject()
+		other := inventory.Digest([]byte("another"))
+		head := `{"_type":"https://in-toto.io/Statement/v1","predicateType":"` + inventory.SignPredicate + `",`
+		about := func(d string) string {
+			return `[{"digest":{"sha256":"` + strings.TrimPrefix(d, "sha256:") + `"},"annotations":{"a":"b"}}]`
+		}
+		fine := head + `"subject":` + about(sub.Digest) + `}`
+		for _, body := range []string{
+			head + `"subject":` + about(other) + `,"subject":` + about(sub.Digest) + `}`,
+			head + `"subject":` + about(other) + `,"Subject":` + about(sub.Digest) + `}`,
+			head + `"SUBJECT":` + about(sub.Digest) + `}`,
+			head + `"predicateType":"https://spdx.dev/Document","subject":` + about(sub.Digest) + `}`,
+			head + `"predicate_type":"https://spdx.dev/Document","subject":` + about(sub.Digest) + `}`,
+			head + `"predicate":{"a":1},"predicate":{"a":2},"subject":` + about(sub.Digest) + `}`,
+			strings.Replace(fine, `{"sha256":`, `{"sha256":"`+strings.TrimPrefix(other, "sha256:")+`","sha256":`, 1),
+		} {
+			env, _ := envelope(t, k, []byte(body))
+			wantRefused(t, v.Stored(sub, inventory.LegacyAtt, nil, env), "can be read in two ways")
+			b, key := keyBundle(t, &sign.DSSEData{Data: []byte(body), PayloadType: intotoPayload}, nil)
+			wantRefused(t, verifier(t, w, key).Stored(sub, inventory.Bundle, nil, raw(t, b)), "can be read in two ways")
+			if got, err := StatementSubjects([]byte(body)); err == nil {
+				t.Errorf("%s is about %v", body, got)
+			}
+			if got, err := Subjects(raw(t, b)); err == nil {
+				t.Errorf("a bundle with %s is about %v", body, got)
+			}
+			if got, err := Annotations(sub, inventory.Bundle, raw(t, b)); err == nil {
+				t.Errorf("%s says %v", body, got)
+			}
+		}
+		env, _ := envelope(t, k, []byte(fine))
+		wantVerified(t, v.Stored(sub, inventory.LegacyAtt, nil, env))
+
+		pl := string(simple(t))
+		for _, body := range []string{
+			strings.Replace(pl, `"critical":`, `"critical":{"image":{"docker-manifest-digest":"`+other+`"}},"critical":`, 1),
+			strings.Replace(pl, `"critical":`, `"Critical":{"image":{"docker-manifest-digest":"`+other+`"}},"critical":`, 1),
+			strings.Replace(pl, `"docker-manifest-digest":`, `"docker-manifest-digest":"`+other+`","docker-manifest-digest":`, 1),
+			strings.Replace(pl, `"docker-reference":`, `"docker-reference":"registry.example/other","docker-reference":`, 1),
+			strings.Replace(pl, `"optional":null`, `"optional":{"a":"b","a":"c"}`, 1),
+		} {
+			if body == pl {
+				t.Fatal("nothing was changed")
+			}
+			sig := map[string]string{static.SignatureAnnotationKey: b64(signRaw(t, k, []byte(body)))}
+			wantRefused(t, v.Stored(sub, inventory.Legacy, sig, []byte(body)), "can be read in two ways")
+			if got, err := Annotations(sub, inventory.Legacy, []byte(body)); err == nil {
+				t.Errorf("%s says %v", body, got)
+			}
+		}
+	})
 	t.Run("integrated time edited", func(t *testing.T) {
 		for _, s := range good {
 			got := s.edited(t, func(e *protorekor.TransparencyLogEntry) { e.IntegratedTime -= 365 * 24 * 3600 }).verify(v)

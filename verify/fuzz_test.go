@@ -3,13 +3,16 @@ package verify
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"slices"
 	"testing"
 	"time"
 
+	in_toto "github.com/in-toto/attestation/go/v1"
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/reseal/reseal/inventory"
 )
@@ -32,6 +35,40 @@ func FuzzAnnotations(f *testing.F) {
 		s := all[int(n)%len(all)]
 		s.annotations = annotations
 		sane(t, s.verify(v))
+	})
+}
+
+// FuzzStatement reads statements as protobuf JSON and a reader that minds case and
+// takes the first of two do: what is not refused says the same to all of them.
+func FuzzStatement(f *testing.F) {
+	for _, s := range []string{
+		string(statement(subject().Digest, inventory.SignPredicate)), `{"subject":[{"digest":{"sha256":"a","sha256":"b"}}]}`, `{"Subject":[],"subject":null}`,
+		`{"_type":"a","type":"b","predicateType":"c","predicate_type":"d"}`, `{"predicateType":"\ud800","predicateType\u0000":1}`, `{"ſubject":[{}]}`, `{"subject":[{"Digest":{}}]} `,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var own intotoStatement
+		if json.Unmarshal(body, &own) != nil || inventory.CheckStatement(body) != nil {
+			return
+		}
+		var strict map[string]json.RawMessage
+		var kind string
+		if json.Unmarshal(body, &strict) != nil || strict["predicateType"] != nil && json.Unmarshal(strict["predicateType"], &kind) != nil || kind != own.PredicateType {
+			t.Errorf("of type %q, and to who minds case %q: %q", own.PredicateType, kind, body)
+		}
+		var st in_toto.Statement
+		if protojson.Unmarshal(body, &st) != nil {
+			return
+		}
+		if st.GetType() != own.Type || st.GetPredicateType() != own.PredicateType || len(st.GetSubject()) != len(own.Subject) {
+			t.Fatalf("read as %+v, and as protobuf as %v: %q", own, &st, body)
+		}
+		for n, s := range st.GetSubject() {
+			if !maps.Equal(s.GetDigest(), own.Subject[n].Digest) {
+				t.Errorf("subject %d is %v, and as protobuf %v: %q", n, own.Subject[n].Digest, s.GetDigest(), body)
+			}
+		}
 	})
 }
 

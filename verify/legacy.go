@@ -82,6 +82,10 @@ func (c *claim) readSimpleSigning(message []byte) (names string) {
 		c.problem("the payload is not simple signing JSON: %s", brief(err.Error()))
 		return ""
 	}
+	if err := inventory.CheckSimpleSigning(message); err != nil {
+		c.problem("the payload can be read in two ways: %s", brief(err.Error()))
+		return ""
+	}
 	if p.Critical.Type != payload.CosignSignatureType {
 		c.problem("the payload is of type %q, not %q", brief(p.Critical.Type), payload.CosignSignatureType)
 	}
@@ -289,6 +293,10 @@ func (c *claim) readStatement(body []byte, out *inventory.Signature) {
 	var st intotoStatement
 	if err := json.Unmarshal(body, &st); err != nil {
 		c.problem("the payload is not an in-toto statement: %s", brief(err.Error()))
+		return
+	}
+	if err := inventory.CheckStatement(body); err != nil {
+		c.problem("the statement can be read in two ways: %s", brief(err.Error()))
 		return
 	}
 	switch st.Type {

@@ -128,6 +128,9 @@ func Annotations(sub Subject, f inventory.Format, content []byte) (map[string]an
 		if err := json.Unmarshal(message, &p); err != nil {
 			return nil, fmt.Errorf("the payload is not simple signing JSON: %s", brief(err.Error()))
 		}
+		if err := inventory.CheckSimpleSigning(message); err != nil {
+			return nil, fmt.Errorf("the payload can be read in two ways: %s", brief(err.Error()))
+		}
 		return p.Optional, nil
 	}
 	var statement struct {
@@ -138,6 +141,9 @@ func Annotations(sub Subject, f inventory.Format, content []byte) (map[string]an
 	}
 	if err := json.Unmarshal(message, &statement); err != nil {
 		return nil, fmt.Errorf("the payload is no in-toto statement: %s", brief(err.Error()))
+	}
+	if err := inventory.CheckStatement(message); err != nil {
+		return nil, fmt.Errorf("the statement can be read in two ways: %s", brief(err.Error()))
 	}
 	for _, s := range statement.Subject {
 		if sub.named(s.Digest) {
@@ -184,6 +190,9 @@ func statementSubjects(payloadType string, payload []byte) ([]string, error) {
 	var st intotoStatement
 	if err := json.Unmarshal(payload, &st); err != nil {
 		return nil, fmt.Errorf("the payload is not an in-toto statement: %s", brief(err.Error()))
+	}
+	if err := inventory.CheckStatement(payload); err != nil {
+		return nil, fmt.Errorf("the statement can be read in two ways: %s", brief(err.Error()))
 	}
 	if len(st.Subject) > maxSubjects {
 		return nil, fmt.Errorf("the statement has %d subjects: verifiers read at most %d", len(st.Subject), maxSubjects)

@@ -206,7 +206,7 @@ func PredicateSays(payload []byte, content map[string]string) (says, known bool)
 	var statement struct {
 		Predicate any `json:"predicate"`
 	}
-	if json.Unmarshal(payload, &statement) != nil {
+	if json.Unmarshal(payload, &statement) != nil || inventory.CheckPredicate(payload) != nil {
 		return false, false
 	}
 	for path, want := range content {

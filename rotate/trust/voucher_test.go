@@ -111,3 +111,23 @@ func TestVouched(t *testing.T) {
 		}
 	}
 }
+
+// TestPredicateSaysOneThing has provenance say a thing twice: what it says is not
+// known.
+func TestPredicateSaysOneThing(t *testing.T) {
+	t.Parallel()
+	want := map[string]string{"builder.id": "good"}
+	for payload, known := range map[string]bool{
+		`{"predicate":{"builder":{"id":"good"}}}`:                                              true,
+		`{"predicate":{"builder":{"id":"evil","id":"good"}}}`:                                  false,
+		`{"predicate":{"builder":{"id":"evil"},"builder":{"id":"good"}}}`:                      false,
+		`{"predicate":{"builder":{"id":"evil"}},"predicate":{"builder":{"id":"good"}}}`:        false,
+		`{"predicate":{"builder":{"id":"evil"}},"Predicate":{"builder":{"id":"good"}}}`:        false,
+		`{"Predicate":{"builder":{"id":"good"}}}`:                                              false,
+		`{"predicate":{"builder":{"id":"good"},"materials":[{"uri":"a"},{"uri":"a","x":{}}]}}`: true,
+	} {
+		if says, got := PredicateSays([]byte(payload), want); got != known || says != known {
+			t.Errorf("%s says %t, known %t, want %t", payload, says, got, known)
+		}
+	}
+}

@@ -715,6 +715,27 @@ func attackFiles(t *testing.T, b *bench) {
 		}
 		wantEqual(t, "uses of the new key", k.next.signed, 0)
 	}
+	t.Run("a claim that verifiers read in two ways", func(t *testing.T) {
+		t.Parallel()
+		k := b.newFileCase(t)
+		ref := k.push(t, "app")
+		body := bytes.Replace(spdxOf(ref.DigestStr()), []byte(`"subject":`), []byte(`"subject":[],"subject":`), 1)
+		stored := k.old(t, &sign.DSSEData{Data: body, PayloadType: intotoType})
+		must(t, k.Update(t.Context(), by, func(tx *storeTx) error {
+			_, err := tx.PutVault(t.Context(), stored)
+			return err
+		}))
+		k.items = []Item{{Seq: 1, Repository: ref.Context().Name(), Digest: ref.DigestStr(), PredicateType: spdx, StatementKey: spdx + "#" + inventory.Digest(body),
+			Formats: []inventory.Format{inventory.Bundle, inventory.LegacyAtt}, SourceFormat: inventory.Bundle, SourceContent: inventory.Digest(stored)}}
+		e := k.engine(t)
+		e.Registry = k.client
+		for _, why := range k.work(t, e, Result{Planned: 2, Failed: 2}) {
+			if !strings.Contains(why, "can be read in two ways") {
+				t.Errorf("why %q", why)
+			}
+		}
+		wantEqual(t, "uses of the new key", k.next.signed, 0)
+	})
 	t.Run("the payload of an image signature as a file", func(t *testing.T) {
 		t.Parallel()
 		for _, where := range []string{"at hand", "by its digest, known from a scan"} {

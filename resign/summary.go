@@ -21,6 +21,9 @@ func (r *run) message(ctx context.Context, u *unit) ([]byte, error) {
 		if message, err = verify.Payload(u.SourceFormat, stored); err != nil {
 			return nil, fmt.Errorf("the payload to re-issue: %w", err)
 		}
+		if err := inventory.CheckStatement(message); err != nil { // an older scan may have taken it
+			return nil, fmt.Errorf("the payload to re-issue can be read in two ways: %w", err)
+		}
 	}
 	if is := u.PredicateType + "#" + inventory.Digest(message); is != u.StatementKey {
 		return nil, fmt.Errorf("the payload to re-issue is not the one that was approved (%s, not %s): see \"reseal db check\"", is, u.StatementKey)

@@ -335,7 +335,7 @@ func (a acts) strip(ctx context.Context, reg Registry, repository, digest string
 }
 
 // take vaults a manifest with what it holds and takes it away. One that is not
-// there is gone already.
+// there is gone already, and one that is an artifact of the inventory stays.
 func (a acts) take(ctx context.Context, reg Registry, repository, reference string, away func(registry.Manifest) error) error {
 	m, err := reg.Manifest(ctx, repository, reference)
 	if errors.Is(err, registry.ErrNotFound) {
@@ -343,6 +343,14 @@ func (a acts) take(ctx context.Context, reg Registry, repository, reference stri
 	}
 	if err != nil {
 		return err
+	}
+	// Whoever can push a tag, or a list of referrers, chooses what hangs on it.
+	known, err := a.store.Known(ctx, repository, m.Digest)
+	if err != nil {
+		return err
+	}
+	if known {
+		return fmt.Errorf("%s names %s@%s, which is an artifact of its own and stays where it is: look at who put that there, and take the name away", reference, repository, m.Digest)
 	}
 	if err := a.keepLayers(ctx, reg, repository, m); err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 	"github.com/reseal/reseal/journal"
 	"github.com/reseal/reseal/rotate/trust"
 	"github.com/reseal/reseal/signer"
+	"github.com/reseal/reseal/verify"
 )
 
 const revocation = "revocations/" + leak + ".json"
@@ -71,6 +72,35 @@ func TestContainGarbage(t *testing.T) {
 	wantEqual(t, "quarantined", c.Quarantined, []string{repo + "@" + digest(3)})
 	if len(f.manifests) > 0 && f.manifests[digest(3)] != nil {
 		t.Error("the rogue artifact is still there")
+	}
+}
+
+// TestAttackContain has somebody who can push name a good image as what hangs on
+// a rogue one: it is not deleted with that.
+func TestAttackContain(t *testing.T) {
+	t.Parallel()
+	for name, plant := range map[string]func(*fakeRegistry){
+		"as its signatures": func(f *fakeRegistry) { f.tags[verify.Tag(digest(3), inventory.Legacy)] = digest(1) },
+		"as a referrer":     func(f *fakeRegistry) { f.subjects[digest(1)] = digest(3) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k, _, p := approved(t, nil)
+			f := newFakeRegistry()
+			plant(f)
+			c, err := k.contain(t.Context(), f, p, true)
+			if err == nil || len(c.Failed) != 1 || !strings.Contains(c.Failed[0], "an artifact of its own") {
+				t.Errorf("%v, %q", err, c.Failed)
+			}
+			if f.manifests[digest(1)] == nil {
+				t.Error("the good image was deleted")
+			}
+			for _, n := range []int{3, 31, 32, 33} {
+				if f.manifests[digest(n)] != nil {
+					t.Errorf("%s is still there", f.manifests[digest(n)])
+				}
+			}
+		})
 	}
 }
 

@@ -224,6 +224,9 @@ func (p *Plan) complete(ctx context.Context, s *store.Store) error {
 			return fmt.Errorf("formats %v: use %s, %s, or each of them once", p.Formats, inventory.Legacy, inventory.Bundle)
 		}
 	}
+	if l := p.Limits; l.MaxArtifacts < 0 || !(l.MaxShare >= 0 && l.MaxShare <= 1) { // NaN is no share either
+		return fmt.Errorf("limits of %d statements and a share of %g would stop nothing: give a number of statements, and a share between 0 and 1", l.MaxArtifacts, l.MaxShare)
+	}
 	if p.Rate == 0 {
 		p.Rate = defaultRate
 	}

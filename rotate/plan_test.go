@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -61,6 +62,19 @@ func TestPlan(t *testing.T) {
 	must(t, err)
 	wantEqual(t, "a page", page, resign[1:3])
 	k.checkJournal(t)
+}
+
+// TestPlanWithoutCeiling refuses limits that stop nothing, as a share in per cent.
+func TestPlanWithoutCeiling(t *testing.T) {
+	t.Parallel()
+	k := newCase(t)
+	k.open(t, leak, k.old.id)
+	for _, l := range []Limits{{MaxArtifacts: -1}, {MaxShare: -0.1}, {MaxShare: 20}, {MaxShare: math.NaN()}, {MaxShare: math.Inf(1)}} {
+		p := k.draft()
+		p.Limits = l
+		_, _, _, err := MakePlan(t.Context(), k.Store, by, p)
+		wantError(t, err, nil, "would stop nothing")
+	}
 }
 
 // TestPlanOrder makes many artifacts with many claims: deployed first, and

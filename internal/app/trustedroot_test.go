@@ -156,3 +156,24 @@ func TestTargetWords(t *testing.T) {
 		t.Errorf("it says %q of what is the same", said)
 	}
 }
+
+// TestGuardNamesWhatClientsRefuse: a trusted root that reads well here and that clients refuse takes everything away.
+func TestGuardNamesWhatClientsRefuse(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	before := must(os.ReadFile(filepath.Join(h.options.Home, trustedRootFile)))
+	compact := must(EditTrustedRoot(before, func(*trustedroot.Root) ([]string, error) { return nil, nil })).New
+	after := bytes.Replace(compact, []byte("trustedroot+json;version=0.1"), []byte("trustedroot.v0.2+json"), 1)
+	if bytes.Equal(after, compact) {
+		t.Fatal("the media type is written in another way")
+	}
+	for name, a := range map[string]*App{"no home": nil, "a home": h.App} {
+		guard := a.Guard(t.Context())
+		if got := guard(trustedRootFile, compact, after); len(got) != 1 || !strings.Contains(got[0], "refuses the file") {
+			t.Errorf("%s: %q", name, got)
+		}
+		if got := guard(trustedRootFile, after, compact); len(got) != 0 {
+			t.Errorf("%s, the way back: %q", name, got)
+		}
+	}
+}

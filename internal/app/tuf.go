@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sigstore/sigstore-go/pkg/root"
+
 	"github.com/reseal/reseal/internal/durable"
 	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/journal"
@@ -115,6 +117,11 @@ func (a *App) lost(ctx context.Context, old, new []byte) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	var out []string
+	_, before := root.NewTrustedRootFromJSON(old)
+	if _, after := root.NewTrustedRootFromJSON(new); before == nil && after != nil {
+		out = append(out, fmt.Sprintf("sigstore-go, and with it cosign, refuses the file, and all that it trusts: %v", after))
+	}
 	var stops *Stops
 	if a != nil && len(e.Lost) > 0 {
 		s, err := a.WhatStops(ctx, e, nil)
@@ -124,9 +131,8 @@ func (a *App) lost(ctx context.Context, old, new []byte) ([]string, error) {
 		now, stops = a.now(), &s
 	}
 	if e.Agreed(stops, now) == nil {
-		return nil, nil
+		return out, nil
 	}
-	var out []string
 	for _, l := range e.Lost {
 		out = append(out, fmt.Sprintf("%s: %s", l.Authority, l.Why))
 	}

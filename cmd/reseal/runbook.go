@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/urfave/cli/v2"
 
 	"github.com/reseal/reseal/runbooks"
@@ -43,7 +45,9 @@ func runbookCommand(ui *ui) *cli.Command {
 					if wantsJSON(c) {
 						return ui.object("runbook", rb)
 					}
-					ui.printf("%s", rb.Render())
+					for line := range strings.Lines(rb.Render()) {
+						ui.printf("%s", strings.TrimSuffix(line, "\n"))
+					}
 					return nil
 				},
 			},

@@ -250,3 +250,15 @@ func TestRefreshNamesOfflineRoles(t *testing.T) {
 		})
 	}
 }
+
+// TestRenderedRunbook reads on paper as it was written: in lines.
+func TestRenderedRunbook(t *testing.T) {
+	t.Parallel()
+	var out, problems bytes.Buffer
+	if code := run(context.Background(), []string{"reseal", "runbook", "render", "tuf-expired"}, nil, &out, &problems); code != 0 {
+		t.Fatalf("exit code %d: %s", code, problems.String())
+	}
+	if got := out.String(); strings.Contains(got, `\u{`) || !strings.Contains(got, "\n1. Look at the repository\n") {
+		t.Errorf("%q", got)
+	}
+}

@@ -113,6 +113,9 @@ func (u *ui) tufStatus(s radar.Status, history bool) {
 	rows := [][]string{{"ROLE", "VERSION", "EXPIRES", "LEFT", "SIGNED", "WHO CAN SIGN"}}
 	for _, r := range s.Roles {
 		name := r.Name
+		if r.Delegator != "" && r.Delegator != "root" && r.Delegator != "targets" {
+			name = r.Delegator + " → " + name
+		}
 		if r.Bins != nil {
 			name += fmt.Sprintf(" (%d)", r.Bins.Count)
 		}

@@ -145,17 +145,45 @@ func (t *TUF) Hold(role string, threshold int, holders ...string) error {
 
 // Put adds or replaces a target. Those under revocations/ are the responders'.
 func (t *TUF) Put(name string, data []byte) error {
+	if strings.HasPrefix(name, TUFRevocations+"/") {
+		return t.PutIn(TUFRevocations, name, data)
+	}
+	return t.PutIn(metadata.TARGETS, name, data)
+}
+
+// PutIn adds or replaces a target of a role.
+func (t *TUF) PutIn(role, name string, data []byte) error {
 	f, err := metadata.TargetFile().FromBytes(name, data, "sha256")
 	if err != nil {
 		return err
 	}
-	role := metadata.TARGETS
-	if strings.HasPrefix(name, TUFRevocations+"/") {
-		role = TUFRevocations
-	}
 	t.Targets[role].Targets[name] = f
 	t.blobs[name] = data
 	t.dirty[role] = true
+	return nil
+}
+
+// Delegate adds a role below another one, whose holders are given.
+func (t *TUF) Delegate(by string, role metadata.DelegatedRole, holders ...string) error {
+	m := t.Targets[by]
+	if m.Delegations == nil {
+		m.Delegations = &metadata.Delegations{Keys: map[string]*metadata.Key{}}
+	}
+	for _, who := range holders {
+		id, err := t.Key(who)
+		if err != nil {
+			return err
+		}
+		role.KeyIDs = append(role.KeyIDs, id)
+		m.Delegations.Keys[id] = t.known[id]
+	}
+	m.Delegations.Roles = append(m.Delegations.Roles, role)
+	t.dirty[by] = true
+	if t.Targets[role.Name] == nil {
+		t.Targets[role.Name] = &metadata.Targets().Signed
+		t.Targets[role.Name].Version = 0
+		t.dirty[role.Name] = true
+	}
 	return nil
 }
 
@@ -240,16 +268,23 @@ func (t *TUF) idsOf(role string) []string {
 	if r := t.last.Roles[role]; r != nil {
 		return r.KeyIDs
 	}
-	d := t.Targets[metadata.TARGETS].Delegations
-	for _, x := range d.Roles {
-		if x.Name == role {
-			return x.KeyIDs
+	var ids []string
+	for _, by := range slices.Sorted(maps.Keys(t.Targets)) {
+		d := t.Targets[by].Delegations
+		if d == nil {
+			continue
+		}
+		for _, x := range d.Roles {
+			if x.Name == role {
+				ids = append(ids, x.KeyIDs...)
+			}
+		}
+		if d.SuccinctRoles != nil && d.SuccinctRoles.IsDelegatedRole(role) {
+			ids = append(ids, d.SuccinctRoles.KeyIDs...)
 		}
 	}
-	if d.SuccinctRoles != nil {
-		return d.SuccinctRoles.KeyIDs
-	}
-	return nil
+	slices.Sort(ids)
+	return slices.Compact(ids)
 }
 
 func (t *TUF) expiry(role string) time.Time {

@@ -137,7 +137,7 @@ func (l *look) openEvent(ctx context.Context, current *version) {
 		if ok {
 			r, ok = rootRing(above.root, role)
 		} else {
-			r, by, ok = l.delegated(ctx, role, events[metadata.TARGETS])
+			r, by, ok = l.delegated(ctx, role, events)
 		}
 		if !ok {
 			l.say(Warning, "malformed", role, "propose it anew, or withdraw the event", "%s waits for signatures, and nobody delegates to %s", events[role], role)
@@ -148,26 +148,37 @@ func (l *look) openEvent(ctx context.Context, current *version) {
 	}
 }
 
-// delegated returns the keys of a role that the targets role delegates to: that of the event, or else the published one.
-func (l *look) delegated(ctx context.Context, role, name string) (ring, string, bool) {
-	if name == "" {
-		name = l.files.role(metadata.TARGETS, 0, true)
-	}
-	data, err := l.files.read(ctx, name, maxDeclared)
-	if err != nil {
-		return ring{}, "", false
-	}
-	d, err := parse(name, data)
-	if err != nil {
-		return ring{}, "", false
-	}
-	t, err := decode[metadata.TargetsType](d, metadata.TARGETS)
-	if err != nil || t.Delegations == nil {
-		return ring{}, "", false
-	}
-	for _, x := range t.Delegations.Roles {
-		if x.Name == role {
-			return newRing(x.KeyIDs, t.Delegations.Keys, x.Threshold, x.UnrecognizedFields), fmt.Sprintf("targets %d", d.version), true
+// delegated returns the keys of a role, by the first role that delegates to it as clients go, in the event or else as it
+// is published.
+func (l *look) delegated(ctx context.Context, role string, events map[string]string) (ring, string, bool) {
+	seen := map[string]bool{}
+	for queue := []string{metadata.TARGETS}; len(queue) > 0 && len(seen) < maxDelegatedWeb; queue = queue[1:] {
+		by := queue[0]
+		name := events[by]
+		if name == "" {
+			name = l.files.role(by, 0, true)
+		}
+		if seen[by] {
+			continue
+		}
+		seen[by] = true
+		data, err := l.files.read(ctx, name, maxDeclared)
+		if err != nil {
+			continue
+		}
+		d, err := parse(name, data)
+		if err != nil {
+			continue
+		}
+		t, err := decode[metadata.TargetsType](d, by)
+		if err != nil || t.Delegations == nil {
+			continue
+		}
+		for _, x := range t.Delegations.Roles {
+			if x.Name == role {
+				return newRing(x.KeyIDs, t.Delegations.Keys, x.Threshold, x.UnrecognizedFields), fmt.Sprintf("%s %d", by, d.version), true
+			}
+			queue = append(queue, x.Name)
 		}
 	}
 	return ring{}, "", false

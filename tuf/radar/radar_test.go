@@ -266,9 +266,19 @@ func TestProblems(t *testing.T) {
 		{name: "another specification", make: func(t *testing.T, r *sandbox.TUF) { r.Timestamp.SpecVersion = "2.0" }, want: []string{"error spec-version timestamp"}},
 		{name: "hash prefixes", make: func(t *testing.T, r *sandbox.TUF) {
 			d := r.Targets["targets"].Delegations
-			d.Roles[0].Paths, d.Roles[0].PathHashPrefixes = nil, []string{"00"}
+			d.Roles[0].Paths, d.Roles[0].PathHashPrefixes = nil, []string{"00", hashPrefix("revocations/index.json", 3)}
 		}, want: []string{"warning hash-prefixes targets"}},
-		{name: "delegates further", make: func(t *testing.T, r *sandbox.TUF) { r.Targets["revocations"].Delegations = &metadata.Delegations{} }, want: []string{"notice deeper revocations"}},
+		{name: "hash prefixes of something else", make: func(t *testing.T, r *sandbox.TUF) {
+			d := r.Targets["targets"].Delegations
+			d.Roles[0].Paths, d.Roles[0].PathHashPrefixes = nil, []string{strings.ToUpper(hashPrefix("revocations/index.json", 64)), hashPrefix("x", 3)}
+		}, want: []string{"warning hash-prefixes targets", "warning misplaced revocations"}},
+		{name: "delegates nothing further", make: func(t *testing.T, r *sandbox.TUF) { r.Targets["revocations"].Delegations = &metadata.Delegations{} }},
+		{name: "a target that is not delegated", make: func(t *testing.T, r *sandbox.TUF) { check(t, r.PutIn("revocations", "elsewhere.json", []byte("x"))) }, want: []string{
+			"warning misplaced revocations"}},
+		{name: "a delegated role with the name of another", make: func(t *testing.T, r *sandbox.TUF) {
+			check(t, r.Delegate("targets", metadata.DelegatedRole{Name: "snapshot", Threshold: 2, Paths: []string{"x"}}, sandbox.TUFHolders...))
+			delete(r.Targets, "snapshot")
+		}, want: []string{"error malformed targets"}},
 		{name: "snapshot names nothing", make: func(t *testing.T, r *sandbox.TUF) {
 			check(t, r.Publish())
 			delete(r.Snapshot.Meta, "targets.json")
@@ -653,6 +663,153 @@ func TestBins(t *testing.T) {
 	}
 }
 
+// hashPrefix returns the first digits of the hash that places a name in a bin.
+func hashPrefix(name string, n int) string {
+	sum := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(sum[:])[:n]
+}
+
+// TestBinsOfTargets has a target in its bin, and one in another.
+func TestBinsOfTargets(t *testing.T) {
+	r := newRepository(t)
+	d := r.Targets["targets"].Delegations
+	d.SuccinctRoles = &metadata.SuccinctRoles{KeyIDs: d.Roles[0].KeyIDs, Threshold: 2, BitLength: 2, NamePrefix: "bin"}
+	d.Roles = nil
+	delete(r.Targets, "revocations")
+	for n := range 4 {
+		name := fmt.Sprintf("bin-%d", n)
+		r.Targets[name] = &metadata.Targets().Signed
+		r.Targets[name].Version = 0
+		r.Touch(name)
+	}
+	for n := range 40 {
+		name := fmt.Sprintf("file-%d", n)
+		check(t, r.PutIn(d.SuccinctRoles.GetRolesForTarget(name)[0].Name, name, []byte(name)))
+	}
+	check(t, r.Publish())
+	s := read(t, written(t, r.Files()), Options{})
+	wantCodes(t, s)
+	if got := s.Roles[len(s.Roles)-1].Targets; got != 40 {
+		t.Errorf("%d targets", got)
+	}
+	home := d.SuccinctRoles.GetRolesForTarget("file-0")[0].Name
+	other := "bin-0"
+	if home == other {
+		other = "bin-1"
+	}
+	check(t, r.PutIn(other, "file-0", []byte("file-0")))
+	check(t, r.Publish())
+	s = read(t, written(t, r.Files()), Options{})
+	wantCodes(t, s, "warning misplaced "+other)
+	if !strings.Contains(s.Problems[0].What, "file-0") {
+		t.Errorf("%+v", s.Problems)
+	}
+}
+
+// nest delegates from targets to team, from there to tools and web, and from tools on to deep.
+func nest(t *testing.T, r *sandbox.TUF) {
+	t.Helper()
+	for _, x := range []struct {
+		by, role string
+		holders  []string
+		paths    []string
+	}{
+		{"targets", "team", []string{"@gina", "@hans", "@ines"}, []string{"team/*/*", "team/*"}}, {"team", "tools", []string{"@judy", "@karl", "@lena"}, []string{"team/tools/*"}},
+		{"team", "web", []string{"@gina", "@judy", "@mike"}, []string{"team/web/*"}}, {"tools", "deep", []string{"@nora", "@otto", "@paul"}, []string{"team/tools/*"}},
+	} {
+		check(t, r.Delegate(x.by, metadata.DelegatedRole{Name: x.role, Threshold: 2, Paths: x.paths, Terminating: x.role == "tools"}, x.holders...))
+		r.Days[x.role] = 100
+	}
+	check(t, r.PutIn("team", "team/readme", []byte("t")))
+	check(t, r.PutIn("deep", "team/tools/hammer", []byte("h")))
+}
+
+// TestNested looks at roles that delegated roles delegate to.
+func TestNested(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		make func(t *testing.T, r *sandbox.TUF)
+		then func(t *testing.T, files map[string][]byte)
+		o    Options
+		want []string
+	}{
+		{name: "all is well"},
+		{name: "the deepest has expired", o: Options{Now: at(3)}, make: func(t *testing.T, r *sandbox.TUF) { r.Days["deep"] = 2 }, want: []string{"error expired deep"}},
+		{name: "the deepest soon", o: Options{Now: at(3)}, make: func(t *testing.T, r *sandbox.TUF) { r.Days["deep"] = 6 }, want: []string{"warning expires-soon deep"}},
+		{name: "one signature is missing", make: func(t *testing.T, r *sandbox.TUF) { r.Absent["@nora"], r.Absent["@otto"] = true, true }, want: []string{"error unsigned deep"}},
+		{name: "a file is missing", then: remove("1.deep.json"), want: []string{"error missing deep"}},
+		{name: "not listed", make: func(t *testing.T, r *sandbox.TUF) {
+			check(t, r.Publish())
+			delete(r.Snapshot.Meta, "deep.json")
+		}, want: []string{"error unlisted deep"}},
+		{name: "threshold 1", make: func(t *testing.T, r *sandbox.TUF) { r.Targets["tools"].Delegations.Roles[0].Threshold = 1 }, want: []string{"warning threshold-1 deep"}},
+		{name: "no spare key", make: func(t *testing.T, r *sandbox.TUF) { r.Targets["tools"].Delegations.Roles[0].Threshold = 3 }, want: []string{"warning no-spare-key deep"}},
+		{name: "the online key", make: func(t *testing.T, r *sandbox.TUF) { check(t, r.Hold("timestamp", 1, "@nora")) }, want: []string{"warning shared-key deep"}},
+		{name: "a target is gone", then: func(t *testing.T, files map[string][]byte) {
+			for name := range files {
+				if strings.HasSuffix(name, ".hammer") {
+					delete(files, name)
+				}
+			}
+		}, want: []string{"error target-mismatch deep"}},
+		{name: "a cycle", make: func(t *testing.T, r *sandbox.TUF) {
+			check(t, r.Delegate("deep", metadata.DelegatedRole{Name: "team", Threshold: 2, Paths: []string{"*"}}, "@gina", "@hans", "@ines"))
+			check(t, r.Delegate("deep", metadata.DelegatedRole{Name: "deep", Threshold: 2, Paths: []string{"*"}}, "@nora", "@otto", "@paul"))
+			check(t, r.Delegate("deep", metadata.DelegatedRole{Name: "targets", Threshold: 2, Paths: []string{"*"}}, "@gina", "@hans", "@ines"))
+		}, want: []string{"warning cycle deep", "warning cycle deep", "warning cycle deep"}},
+		{name: "hash prefixes below", make: func(t *testing.T, r *sandbox.TUF) {
+			x := &r.Targets["tools"].Delegations.Roles[0]
+			x.Paths, x.PathHashPrefixes = nil, []string{hashPrefix("team/tools/hammer", 2)}
+		}, want: []string{"warning hash-prefixes tools"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := newRepository(t)
+			nest(t, r)
+			if tc.make != nil {
+				tc.make(t, r)
+			}
+			check(t, r.Publish())
+			if tc.then != nil {
+				tc.then(t, r.Files())
+			}
+			wantCodes(t, read(t, written(t, r.Files()), tc.o), tc.want...)
+		})
+	}
+	r := newRepository(t)
+	nest(t, r)
+	// Two delegate to web, and name other keys; @judy alone is in both.
+	check(t, r.Delegate("tools", metadata.DelegatedRole{Name: "web", Threshold: 2, Paths: []string{"team/web/*"}}, "@judy", "@quin", "@rosa"))
+	r.Absent["@quin"], r.Absent["@rosa"] = true, true
+	check(t, r.PutIn("web", "team/web/a", []byte("a")))
+	check(t, r.Publish())
+	s := read(t, written(t, r.Files()), Options{})
+	wantCodes(t, s, "error unsigned web", "notice unknown-signature web")
+	if !strings.Contains(s.Problems[0].What, "1 of the keys that tools lists for it, and 2 must") {
+		t.Errorf("%+v", s.Problems)
+	}
+	got := map[string]Role{}
+	for _, x := range s.Roles {
+		got[x.Delegator+" "+x.Name] = x
+	}
+	for name, want := range map[string]Role{
+		"targets team": {Threshold: 2, Signatures: 3, Verified: true, Targets: 1}, "team tools": {Threshold: 2, Signatures: 3, Verified: true, Terminating: true},
+		"team web": {Threshold: 2, Signatures: 3, Verified: true, Targets: 1}, "tools web": {Threshold: 2, Signatures: 1, Targets: 1},
+		"tools deep": {Threshold: 2, Signatures: 3, Verified: true, Targets: 1},
+	} {
+		x := got[name]
+		if x.Threshold != want.Threshold || x.Signatures != want.Signatures || x.Verified != want.Verified || x.Terminating != want.Terminating || x.Targets != want.Targets || len(x.Keys) != 3 || x.Expires.IsZero() {
+			t.Errorf("%s: %+v", name, x)
+		}
+	}
+	// Its holders are asked for a new version.
+	files := r.Source()
+	files["event/event.json"], files["event/metadata/deep.json"] = []byte("{}"), files["metadata/deep.json"]
+	s = read(t, written(t, files), Options{})
+	if len(s.Events) != 1 || s.Events[0].Needs[0].By != "tools 1" || !s.Events[0].Ready {
+		t.Errorf("%+v", s.Events)
+	}
+}
+
 // TestP384 reads what tuf-on-ci's users with P-384 tokens publish.
 func TestP384(t *testing.T) {
 	for scheme, want := range map[string][]string{
@@ -874,6 +1031,22 @@ func TestAttack(t *testing.T) {
 		s := read(t, server.URL, Options{})
 		if !slices.ContainsFunc(s.Problems, func(p Problem) bool { return p.Code == "too-many-roots" }) || asked.Load() > maxAllRoots/maxRoot+1 {
 			t.Errorf("%d roots were read, and it is told: %+v", asked.Load(), s.Problems[max(0, len(s.Problems)-1):])
+		}
+	})
+	t.Run("a role that delegates without end", func(t *testing.T) {
+		r := newRepository(t)
+		for n := range maxDelegatedWeb {
+			name := fmt.Sprintf("r%d", n)
+			check(t, r.Delegate("targets", metadata.DelegatedRole{Name: name, Threshold: 2, Paths: []string{"x"}}, sandbox.TUFResponders...))
+			delete(r.Targets, name)
+		}
+		check(t, r.Publish())
+		server := httptest.NewServer(http.FileServer(http.Dir(written(t, r.Files()))))
+		t.Cleanup(server.Close)
+		s := read(t, server.URL, Options{})
+		unread := slices.IndexFunc(s.Problems, func(p Problem) bool { return p.Code == "unread" })
+		if unread < 0 || !strings.Contains(s.Problems[unread].What, fmt.Sprintf("1 delegated roles were not looked at: after %d of them it ends", maxDelegatedWeb)) {
+			t.Errorf("%q", codes(s)[max(0, len(s.Problems)-3):])
 		}
 	})
 	t.Run("one key under two ids to reach the threshold", func(t *testing.T) {

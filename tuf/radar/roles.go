@@ -25,6 +25,15 @@ const (
 	maxBinsWeb  = 256
 )
 
+// How many delegated roles are read in all.
+const (
+	maxDelegatedHere = 2 * maxBinsHere
+	maxDelegatedWeb  = 2 * maxBinsWeb
+)
+
+// maxNamed is how many targets are named in one problem.
+const maxNamed = 5
+
 // A version beyond this was not counted up to in any life: somebody wanted honest versions to look old (fast-forward).
 const (
 	maxPlausible = 10_000_000
@@ -163,7 +172,11 @@ func readSigned[T, D metadata.Roles](l *look, role, delegator string, r ring, by
 		if l.files.layout == Source && d.waits() && (meta == nil || meta.Version < d.version) {
 			l.event(Event{Role: role, Version: d.version, Needs: []Need{l.need(delegator, r, d)}})
 		} else {
-			l.say(Error, "unsigned", role, "have it signed by its holders, and find out how it came there", "%s %d is signed by %d of the keys of its role, and %d must: every client refuses it", role, d.version, n, r.threshold)
+			whose := "of its role"
+			if delegator != metadata.ROOT && delegator != metadata.TARGETS {
+				whose = "that " + delegator + " lists for it" // another role may list others
+			}
+			l.say(Error, "unsigned", role, "have it signed by its holders, and find out how it came there", "%s %d is signed by %d of the keys %s, and %d must: every client refuses it", role, d.version, n, whose, r.threshold)
 		}
 	} else if err := accepts[D, T](by, role, data); err != nil {
 		l.refuse(Error, "go-tuf-refuses", role, goTUF, "have it signed anew, with keys and in a form that go-tuf reads", "%s %d has the signatures it needs, and a client of go-tuf refuses it all the same: %v", role, d.version, err)
@@ -428,7 +441,6 @@ func (l *look) entries(timestamp *metadata.TimestampType, snapshot *metadata.Sna
 // targets counts the targets of a role and compares the files at hand.
 func (l *look) targets(ctx context.Context, role string, t *metadata.TargetsType, consistent bool) error {
 	l.Roles[len(l.Roles)-1].Targets = len(t.Targets)
-	const most = 5 // so many are named
 	var two, wrong []string
 	for _, name := range slices.Sorted(maps.Keys(t.Targets)) {
 		f := t.Targets[name]
@@ -450,10 +462,10 @@ func (l *look) targets(ctx context.Context, role string, t *metadata.TargetsType
 		}
 	}
 	if len(two) > 0 {
-		l.refuse(Warning, "two-hashes", role, goTUF, "list one hash, sha256", "%d targets of %s are listed with more than one hash, %s: clients of go-tuf pick one at random for the file's name", len(two), role, some(two, most))
+		l.refuse(Warning, "two-hashes", role, goTUF, "list one hash, sha256", "%d targets of %s are listed with more than one hash, %s: clients of go-tuf pick one at random for the file's name", len(two), role, some(two, maxNamed))
 	}
 	if len(wrong) > 0 {
-		l.say(Error, "target-mismatch", role, "restore the files, or publish the targets anew", "%d of %d target files of %s are not what is signed: %s", len(wrong), len(t.Targets), role, some(wrong, most))
+		l.say(Error, "target-mismatch", role, "restore the files, or publish the targets anew", "%d of %d target files of %s are not what is signed: %s", len(wrong), len(t.Targets), role, some(wrong, maxNamed))
 	}
 	return nil
 }
@@ -501,56 +513,93 @@ func (l *look) target(ctx context.Context, name string, f *metadata.TargetFiles,
 	return nil
 }
 
-// delegations reads the roles that targets delegates to, one level deep.
+// descent is a reading of the delegated roles.
+type descent struct {
+	root     *version
+	snapshot *metadata.SnapshotType
+	online   map[string]string // fingerprint of a key → the online role that it signs
+	parent   map[string]string // a role that was read → the one that led to it
+	read     int               // so many roles
+	most     int               // so many are read
+	unread   int
+}
+
+// delegator is a role, and what is below it.
+type delegator struct {
+	name string
+	*metadata.TargetsType
+}
+
+// delegations reads all roles that targets leads to, those of each level before the next. A role is entered once for
+// each that delegates to it, for each names its keys, and is followed once: clients, too, visit a role once (5.6.7).
 func (l *look) delegations(ctx context.Context, root *version, t *metadata.TargetsType, snapshot *metadata.SnapshotType) error {
-	if t.Delegations == nil {
-		return nil
+	d := &descent{root: root, snapshot: snapshot, online: map[string]string{}, parent: map[string]string{metadata.TARGETS: ""}, most: maxDelegatedHere}
+	if l.files.dir == nil {
+		d.most = maxDelegatedWeb
 	}
-	online := map[string]string{}
 	for _, role := range []string{metadata.SNAPSHOT, metadata.TIMESTAMP} {
 		r, _ := rootRing(root.root, role)
 		for _, h := range r.keys {
-			online[h.fingerprint] = role
+			d.online[h.fingerprint] = role
 		}
+	}
+	for queue := []delegator{{metadata.TARGETS, t}}; len(queue) > 0; queue = queue[1:] {
+		below, err := l.below(ctx, d, queue[0])
+		if err != nil {
+			return err
+		}
+		queue = append(queue, below...)
+	}
+	if d.unread > 0 {
+		l.say(Warning, "unread", "", "look at a copy in a directory, and find out who delegates to so many", "%d delegated roles were not looked at: after %d of them it ends", d.unread, d.most)
+	}
+	return nil
+}
+
+// below reads the roles that a role delegates to, and returns those that delegate further.
+func (l *look) below(ctx context.Context, d *descent, by delegator) ([]delegator, error) {
+	t := by.TargetsType
+	if t.Delegations == nil {
+		return nil, nil
 	}
 	if s := t.Delegations.SuccinctRoles; s != nil {
 		if s.BitLength < 1 || s.BitLength > 32 {
-			l.say(Error, "malformed", metadata.TARGETS, "sign targets anew", "targets shares its targets among 2 to the %d roles", s.BitLength)
-			return nil
+			l.say(Error, "malformed", by.name, "sign "+by.name+" anew", "%s shares its targets among 2 to the %d roles", by.name, s.BitLength)
+			return nil, nil
 		}
 		r := newRing(s.KeyIDs, t.Delegations.Keys, s.Threshold, s.UnrecognizedFields)
 		l.keyring(s.NamePrefix, r)
-		l.shared(s.NamePrefix, r, online)
+		l.shared(s.NamePrefix, r, d.online)
 		digits := len(fmt.Sprintf("%x", uint64(1)<<s.BitLength-1))
-		return l.bins(ctx, root, t, snapshot, s.NamePrefix+"-*", r, 1<<s.BitLength, func(n int) string {
-			return fmt.Sprintf("%s-%0*x", s.NamePrefix, digits, n)
+		return l.bins(ctx, d, by, s.NamePrefix+"-*", r, 1<<s.BitLength, func(n int) metadata.DelegatedRole {
+			return metadata.DelegatedRole{Name: fmt.Sprintf("%s-%0*x", s.NamePrefix, digits, n), KeyIDs: s.KeyIDs, Threshold: s.Threshold}
 		})
 	}
 	var binned []metadata.DelegatedRole
+	var next []delegator
 	for _, x := range t.Delegations.Roles {
 		if len(x.PathHashPrefixes) > 0 {
 			binned = append(binned, x)
 			continue
 		}
+		roles, problems := len(l.Roles), len(l.Problems)
 		r := newRing(x.KeyIDs, t.Delegations.Keys, x.Threshold, x.UnrecognizedFields)
 		l.keyring(x.Name, r)
-		l.shared(x.Name, r, online)
-		n := len(l.Roles)
-		d, err := l.one(ctx, root, t, snapshot, x.Name, r, false)
+		l.shared(x.Name, r, d.online)
+		below, err := l.one(ctx, d, by, x, r, false)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if len(l.Roles) > n {
-			l.Roles[n].Paths, l.Roles[n].Terminating = x.Paths, x.Terminating
+		if len(l.Roles) > roles {
+			l.Roles[roles].Paths, l.Roles[roles].Terminating = x.Paths, x.Terminating
 		}
-		if d != nil && d.Delegations != nil {
-			l.say(Notice, "deeper", x.Name, "look at them with a client", "%s delegates further: those roles were not looked at", x.Name)
-		}
+		l.once(problems)
+		next = append(next, below...)
 	}
 	if len(binned) == 0 {
-		return nil
+		return next, nil
 	}
-	l.refuse(Warning, "hash-prefixes", metadata.TARGETS, goTUF, "delegate by paths or by succinct roles (TAP 15)", "%d roles are delegated by path_hash_prefixes, which go-tuf 2.4 compares with base64 instead of hexadecimal: its clients do not find most of those targets", len(binned))
+	l.refuse(Warning, "hash-prefixes", by.name, goTUF, "delegate by paths or by succinct roles (TAP 15)", "%d roles are delegated by path_hash_prefixes, which go-tuf 2.4 compares with base64 instead of hexadecimal: its clients do not find most of those targets", len(binned))
 	first := binned[0]
 	r := newRing(first.KeyIDs, t.Delegations.Keys, first.Threshold, first.UnrecognizedFields)
 	for _, x := range binned[1:] {
@@ -559,35 +608,111 @@ func (l *look) delegations(ctx context.Context, root *version, t *metadata.Targe
 		}
 	}
 	l.keyring(first.Name, r)
-	return l.bins(ctx, root, t, snapshot, fmt.Sprintf("%s ... %s", first.Name, binned[len(binned)-1].Name), r, len(binned), func(n int) string { return binned[n].Name })
+	below, err := l.bins(ctx, d, by, fmt.Sprintf("%s ... %s", first.Name, binned[len(binned)-1].Name), r, len(binned), func(n int) metadata.DelegatedRole { return binned[n] })
+	return append(next, below...), err
 }
 
-// one reads a delegated role.
-func (l *look) one(ctx context.Context, root *version, t *metadata.TargetsType, snapshot *metadata.SnapshotType, role string, r ring, quiet bool) (*metadata.TargetsType, error) {
-	var meta *metadata.MetaFiles
-	if snapshot != nil {
-		meta = snapshot.Meta[role+".json"]
+// once takes away what was said already before the last problems, of a role that several delegate to.
+func (l *look) once(before int) {
+	last := slices.DeleteFunc(slices.Clone(l.Problems[before:]), func(p Problem) bool {
+		return slices.ContainsFunc(l.Problems[:before], func(x Problem) bool { return x.Code == p.Code && x.Role == p.Role && x.What == p.What })
+	})
+	l.Problems = append(l.Problems[:before], last...)
+}
+
+// enter reports whether a delegated role is to be read, and whether it was not before. A role that leads to itself is
+// told.
+func (d *descent) enter(l *look, by, role string) (read, first bool) {
+	switch {
+	case role != metadata.TARGETS && slices.Contains(metadata.TOP_LEVEL_ROLE_NAMES[:], role):
+		l.say(Error, "malformed", by, "give the role another name", "%s delegates to %s, which is a role of root: what clients make of it differs", by, role)
+		return false, false
+	case d.read >= d.most:
+		d.unread++
+		return false, false
 	}
-	if meta == nil && (snapshot != nil || l.files.layout == Published) {
+	for at := by; at != ""; at = d.parent[at] {
+		if at == role {
+			l.say(Warning, "cycle", by, "take that delegation out", "%s delegates to %s, which leads to %s itself: clients pass by a role that they have seen", by, role, by)
+			return false, false
+		}
+	}
+	if _, seen := d.parent[role]; !seen {
+		d.parent[role], first = by, true
+	}
+	d.read++
+	return true, first
+}
+
+// misplaced tells of targets that are not within what is delegated: no client looks for them there.
+func (l *look) misplaced(by delegator, x metadata.DelegatedRole, t *metadata.TargetsType) {
+	within := func(name string) bool {
+		ok, err := x.IsDelegatedPath(name)
+		return ok && err == nil
+	}
+	sum := func(name string) string {
+		h := sha256.Sum256([]byte(name))
+		return hex.EncodeToString(h[:])
+	}
+	if s := by.Delegations.SuccinctRoles; s != nil {
+		within = func(name string) bool { return s.GetRolesForTarget(name)[0].Name == x.Name }
+	} else if len(x.PathHashPrefixes) > 0 {
+		within = func(name string) bool {
+			return slices.ContainsFunc(x.PathHashPrefixes, func(p string) bool { return strings.HasPrefix(sum(name), p) })
+		}
+	}
+	var outside []string
+	for _, name := range slices.Sorted(maps.Keys(t.Targets)) {
+		if !within(name) {
+			outside = append(outside, name)
+		}
+	}
+	if len(outside) > 0 {
+		l.say(Warning, "misplaced", x.Name, "delegate them, or list them where they belong", "%d of %d targets of %s are not among what %s delegates to it, and no client looks for them there: %s",
+			len(outside), len(t.Targets), x.Name, by.name, some(outside, maxNamed))
+	}
+}
+
+// one reads a delegated role, and returns it when it delegates further and was not followed yet.
+func (l *look) one(ctx context.Context, d *descent, by delegator, x metadata.DelegatedRole, r ring, quiet bool) ([]delegator, error) {
+	role := x.Name
+	read, first := d.enter(l, by.name, role)
+	if !read {
+		return nil, nil
+	}
+	var meta *metadata.MetaFiles
+	if d.snapshot != nil {
+		meta = d.snapshot.Meta[role+".json"]
+	}
+	if meta == nil && (d.snapshot != nil || l.files.layout == Published) {
 		if l.files.layout == Published {
-			l.say(Error, "unlisted", role, "publish the role", "targets delegates to %s, and the snapshot does not list it: clients that look for its targets fail", role)
+			l.say(Error, "unlisted", role, "publish the role", "%s delegates to %s, and the snapshot does not list it: clients that look for its targets fail", by.name, role)
 			return nil, nil
 		}
-		l.say(Warning, "unpublished", role, "publish: sign snapshot and timestamp", "targets delegates to %s, and the snapshot does not list it yet", role)
+		l.say(Warning, "unpublished", role, "publish: sign snapshot and timestamp", "%s delegates to %s, and the snapshot does not list it yet", by.name, role)
 	}
-	data, err := l.file(ctx, role, meta, maxTargets, root.root.ConsistentSnapshot)
+	consistent := d.root.root.ConsistentSnapshot
+	data, err := l.file(ctx, role, meta, maxTargets, consistent)
 	if data == nil {
 		return nil, err
 	}
-	m, _ := readSigned[metadata.TargetsType](l, role, metadata.TARGETS, r, t, meta, data, quiet)
+	m, _ := readSigned[metadata.TargetsType](l, role, by.name, r, by.TargetsType, meta, data, quiet)
 	if m == nil {
 		return nil, nil
 	}
-	return m, l.targets(ctx, role, m, root.root.ConsistentSnapshot)
+	l.misplaced(by, x, m)
+	if !first {
+		l.Roles[len(l.Roles)-1].Targets = len(m.Targets)
+		return nil, nil // its targets, and what is below it, were looked at
+	}
+	if err := l.targets(ctx, role, m, consistent); err != nil || m.Delegations == nil {
+		return nil, err
+	}
+	return []delegator{{role, m}}, nil
 }
 
 // bins reads many roles that are alike and enters them as one: the one that expires first, with the sum of the targets.
-func (l *look) bins(ctx context.Context, root *version, t *metadata.TargetsType, snapshot *metadata.SnapshotType, name string, r ring, count int, nth func(int) string) error {
+func (l *look) bins(ctx context.Context, d *descent, by delegator, name string, r ring, count int, nth func(int) metadata.DelegatedRole) ([]delegator, error) {
 	b := &Bins{Count: count}
 	most := maxBinsHere
 	if l.files.dir == nil {
@@ -595,17 +720,18 @@ func (l *look) bins(ctx context.Context, root *version, t *metadata.TargetsType,
 	}
 	all, problems := l.Roles, l.Problems
 	l.Roles, l.Problems = nil, nil
-	for n := range min(count, most) {
-		role := nth(n)
+	var next []delegator
+	for n := range min(count, most, d.most-d.read) {
+		x, of := nth(n), r
 		before := len(l.Roles)
-		of := r
-		if t.Delegations.SuccinctRoles == nil {
-			x := t.Delegations.Roles[slices.IndexFunc(t.Delegations.Roles, func(x metadata.DelegatedRole) bool { return x.Name == role })]
-			of = newRing(x.KeyIDs, t.Delegations.Keys, x.Threshold, x.UnrecognizedFields)
+		if by.Delegations.SuccinctRoles == nil {
+			of = newRing(x.KeyIDs, by.Delegations.Keys, x.Threshold, x.UnrecognizedFields)
 		}
-		if _, err := l.one(ctx, root, t, snapshot, role, of, true); err != nil {
-			return err
+		below, err := l.one(ctx, d, by, x, of, true)
+		if err != nil {
+			return nil, err
 		}
+		next = append(next, below...)
 		if len(l.Roles) == before {
 			b.Missing++
 		} else {
@@ -627,10 +753,10 @@ func (l *look) bins(ctx context.Context, root *version, t *metadata.TargetsType,
 		}
 	}
 	if b.Read+b.Missing < count {
-		l.say(Notice, "unread", name, "look at a copy in a directory", "%d of %d roles were not read", count-b.Read-b.Missing, count)
+		l.say(Notice, "unread", name, "look at a copy in a directory", "%d of %d roles were not read: %d are", count-b.Read-b.Missing, count, b.Read+b.Missing)
 	}
 	if len(found) == 0 {
-		return nil
+		return next, nil
 	}
 	sum := slices.MinFunc(found, func(a, b Role) int { return a.Expires.Compare(b.Expires) })
 	sum.Name, sum.Bins, sum.Targets = name, b, 0
@@ -640,5 +766,5 @@ func (l *look) bins(ctx context.Context, root *version, t *metadata.TargetsType,
 		sum.Version = max(sum.Version, x.Version)
 	}
 	l.Roles = append(l.Roles, sum)
-	return nil
+	return next, nil
 }

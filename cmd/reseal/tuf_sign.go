@@ -25,8 +25,8 @@ func tufSignCommand(ui *ui) *cli.Command {
 		Category:  tufCeremony,
 		ArgsUsage: "REQUEST|DIR [SIGNATURE]",
 		Description: `Reads a signing request, or the open event of a repository's directory. What it
-changes is computed here, from a root that you know: keep the one you were given
-when you became a holder, or the last you saw. It is refused when it does not
+changes is computed here, from a root that you know: the one you were given when
+you became a holder, and after each change of root the new one. It is refused when it does not
 descend from that root. Only the founding event has no root yet: say --first, and
 compare every key with its holder.
 
@@ -42,7 +42,7 @@ Examples:
 			exits("3 the request is refused", "4 nobody said yes"),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "key", Usage: "sign with the key `REF`: " + keyUsage, Required: true},
-			&cli.StringFlag{Name: "root", Usage: "`FILE` with a root of the repository that you know, any version"},
+			&cli.StringFlag{Name: "root", Usage: "`FILE` with the newest root of the repository that you know"},
 			&cli.BoolFlag{Name: "first", Usage: "it is the founding event: there is no root to know yet"},
 			&cli.StringFlag{Name: "event", Usage: "refuse every event but the one with this `ID`"},
 			&cli.BoolFlag{Name: "yes", Usage: "do not ask"},

@@ -437,7 +437,7 @@ func LoadPlan(ctx context.Context, s *store.Store, digest string) (Plan, Totals,
 		return p, t, err
 	}
 	sum := newPlanDigest(doc.Header)
-	err := eachLine(ctx, s, digest, 0, func(line []byte) (bool, error) {
+	err := eachLine(ctx, s, digest, 0, math.MaxInt64, func(line []byte) (bool, error) {
 		sum.line(line)
 		return true, nil
 	})
@@ -489,7 +489,7 @@ func Lines(ctx context.Context, s *store.Store, digest string) iter.Seq2[[]byte,
 		if !more {
 			return
 		}
-		err := eachLine(ctx, s, digest, 0, func(line []byte) (bool, error) {
+		err := eachLine(ctx, s, digest, 0, math.MaxInt64, func(line []byte) (bool, error) {
 			more = yield(line, nil)
 			return more, nil
 		})
@@ -522,21 +522,21 @@ func ItemPage(ctx context.Context, s *store.Store, digest string, d trust.Decisi
 // last, both included.
 func ItemRange(ctx context.Context, s *store.Store, digest string, d trust.Decision, first, last int64) ([]Item, error) {
 	var items []Item
-	err := eachLine(ctx, s, digest, first-1, func(line []byte) (bool, error) {
+	err := eachLine(ctx, s, digest, first-1, last, func(line []byte) (bool, error) {
 		var i Item
 		if err := json.Unmarshal(line, &i); err != nil {
 			return false, fmt.Errorf("plan %s: %w", digest, err)
 		}
-		if i.Seq <= last && i.Decision == d {
+		if i.Decision == d {
 			items = append(items, i)
 		}
-		return i.Seq < last, nil
+		return true, nil
 	})
 	return items, err
 }
 
 func eachItem(ctx context.Context, s *store.Store, digest string, d trust.Decision, after int64, visit func(Item) (bool, error)) error {
-	return eachLine(ctx, s, digest, after, func(line []byte) (bool, error) {
+	return eachLine(ctx, s, digest, after, math.MaxInt64, func(line []byte) (bool, error) {
 		var i Item
 		if err := json.Unmarshal(line, &i); err != nil {
 			return false, fmt.Errorf("plan %s: %w", digest, err)
@@ -548,12 +548,12 @@ func eachItem(ctx context.Context, s *store.Store, digest string, d trust.Decisi
 	})
 }
 
-// eachLine calls visit with the lines of a plan after seq until it returns
-// false. A line that stands elsewhere than it says is refused: the digest covers
+// eachLine calls visit with the lines of a plan after one and up to the last, until
+// it returns false. A line that stands elsewhere than it says is refused: the digest covers
 // what lines say, not where they are kept.
-func eachLine(ctx context.Context, s *store.Store, digest string, after int64, visit func([]byte) (bool, error)) error {
-	for {
-		lines, err := s.PlanItems(ctx, digest, after, page)
+func eachLine(ctx context.Context, s *store.Store, digest string, after, last int64, visit func([]byte) (bool, error)) error {
+	for after < last {
+		lines, err := s.PlanItems(ctx, digest, after, int(min(page, last-after))) // of a shard, and not more
 		if err != nil || len(lines) == 0 {
 			return err
 		}
@@ -570,6 +570,7 @@ func eachLine(ctx context.Context, s *store.Store, digest string, after int64, v
 			}
 		}
 	}
+	return nil
 }
 
 // CheckLimits refuses a plan that re-signs more than its ceilings allow. It

@@ -42,6 +42,7 @@ require (
 )
 
 require (
+	github.com/creack/pty v1.1.18
 	github.com/go-jose/go-jose/v4 v4.1.4
 	github.com/sigstore/sigstore/pkg/signature/kms/aws v1.10.11
 	github.com/sigstore/sigstore/pkg/signature/kms/azure v1.10.11

@@ -334,7 +334,7 @@ Examples:
 						return err
 					}
 				}
-				k, err := a.OpenKey(c.Context, keyOptions(ui, key))
+				k, err := a.OpenKey(c.Context, keyOptions(c, ui, key))
 				if err != nil {
 					return err
 				}
@@ -405,7 +405,7 @@ Example:
 			&cli.StringFlag{Name: "reason", Usage: "`WHY` it cannot wait for the others", Required: true},
 		},
 		Action: in(func(c *cli.Context, a *app.App) error {
-			k, err := a.OpenKey(c.Context, keyOptions(ui, c.String("key")))
+			k, err := a.OpenKey(c.Context, keyOptions(c, ui, c.String("key")))
 			if err != nil {
 				return err
 			}

@@ -265,7 +265,7 @@ func (u *ui) proposer(c *cli.Context, a *app.App) (signer.Signer, error) {
 	case file == "":
 		return nil, nil
 	}
-	return a.OpenKey(c.Context, keyOptions(u, file))
+	return a.OpenKey(c.Context, keyOptions(c, u, file))
 }
 
 // proposed signs a plan that was made as its proposer, and shows it.

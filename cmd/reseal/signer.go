@@ -1,13 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
-	"fmt"
 	"os"
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/term"
 
 	"github.com/reseal/reseal/internal/app"
 	"github.com/reseal/reseal/signer"
@@ -28,7 +27,7 @@ func signerFlags() []cli.Flag {
 
 // signerOptions reads signerFlags.
 func signerOptions(c *cli.Context, ui *ui) (app.SignerOptions, error) {
-	o := keyOptions(ui, c.String("key"))
+	o := keyOptions(c, ui, c.String("key"))
 	o.Fulcio, o.IdentityToken, o.CertificateRate = c.String("fulcio-url"), c.String("identity-token"), c.Float64("certificate-rate")
 	if o.Key == "" && o.Fulcio == "" && c.String("signing-config") != "" {
 		config, err := ui.signingConfig(c)
@@ -49,8 +48,8 @@ func signerOptions(c *cli.Context, ui *ui) (app.SignerOptions, error) {
 }
 
 // keyOptions says how to open a key that one flag refers to.
-func keyOptions(ui *ui, reference string) app.SignerOptions {
-	return app.SignerOptions{Key: reference, Password: ui.password(reference), PIN: ui.pin}
+func keyOptions(c *cli.Context, ui *ui, reference string) app.SignerOptions {
+	return app.SignerOptions{Key: reference, Password: ui.password(c.Context, reference), PIN: ui.pin(c.Context)}
 }
 
 // withSigner runs what a command does with an open home and a signer, which is not
@@ -66,18 +65,17 @@ func withSigner(ui *ui, do func(*cli.Context, *app.App, app.SignerOptions) error
 }
 
 // pin returns COSIGN_PKCS11_PIN, or asks for it on a terminal.
-func (u *ui) pin() ([]byte, error) {
-	if p, ok := os.LookupEnv("COSIGN_PKCS11_PIN"); ok {
-		return []byte(p), nil
+func (u *ui) pin(ctx context.Context) func() ([]byte, error) {
+	return func() ([]byte, error) {
+		if p, ok := os.LookupEnv("COSIGN_PKCS11_PIN"); ok {
+			return []byte(p), nil
+		}
+		p, err := u.secret(ctx, "PIN of the token: ")
+		if errors.Is(err, errNoTerminal) {
+			err = errors.New("no PIN for the token: set COSIGN_PKCS11_PIN, or run this on a terminal")
+		}
+		return p, err
 	}
-	f, ok := u.in.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return nil, errors.New("no PIN for the token: set COSIGN_PKCS11_PIN, or run this on a terminal")
-	}
-	fmt.Fprint(u.err, "PIN of the token: ")
-	p, err := term.ReadPassword(int(f.Fd()))
-	fmt.Fprintln(u.err)
-	return p, err
 }
 
 func signerListCommand(ui *ui) *cli.Command {

@@ -88,7 +88,7 @@ func tufKey(c *cli.Context, ui *ui, flag, reference string) (signer.Signer, erro
 	if reference == "" {
 		return nil, usageError{fmt.Errorf("who signs? give --%s REF", flag)}
 	}
-	o := keyOptions(ui, reference)
+	o := keyOptions(c, ui, reference)
 	o.Metadata = true
 	return app.OpenKey(c.Context, o)
 }

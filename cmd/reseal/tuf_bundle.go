@@ -52,7 +52,7 @@ Examples:
 			}
 			o.Root = root
 			if key := c.String("key"); key != "" {
-				if o.Signer, err = app.OpenKey(c.Context, keyOptions(ui, key)); err != nil {
+				if o.Signer, err = app.OpenKey(c.Context, keyOptions(c, ui, key)); err != nil {
 					return err
 				}
 			}

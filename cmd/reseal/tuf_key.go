@@ -40,7 +40,7 @@ Examples:
 			}
 			name := c.Args().First()
 			private, public := name+".key", name+".pub"
-			key, err := app.NewKeyFile(private, public, c.String("type"), ui.newPassword(private))
+			key, err := app.NewKeyFile(private, public, c.String("type"), ui.newPassword(c.Context, private))
 			if err != nil {
 				return err
 			}

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/term"
 
 	"github.com/reseal/reseal/internal/app"
 	"github.com/reseal/reseal/internal/durable"
@@ -138,16 +137,18 @@ func (u *ui) consent(c *cli.Context, d tuf.Diff) error {
 	if c.Bool("yes") {
 		return nil
 	}
-	f, ok := u.in.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) || wantsJSON(c) { // with --json nothing was shown yet
+	var line []byte
+	err := errNoTerminal
+	if !wantsJSON(c) { // else nothing was shown yet
+		u.notef("")
+		line, err = u.ask(c.Context, fmt.Sprintf("sign event %s? Type yes: ", d.Event), func(f *os.File) ([]byte, error) { return bufio.NewReader(f).ReadBytes('\n') })
+	}
+	switch {
+	case errors.Is(err, errNoTerminal):
 		return fmt.Errorf("event %s %w: look at what it changes, and sign with --yes, or on a terminal", d.Event, errAttention)
-	}
-	fmt.Fprintf(u.err, "\nsign event %s? Type yes: ", d.Event)
-	line, err := bufio.NewReader(f).ReadString('\n')
-	if err != nil {
+	case err != nil:
 		return err
-	}
-	if strings.TrimSpace(line) != "yes" {
+	case strings.TrimSpace(string(line)) != "yes":
 		return fmt.Errorf("event %s %w: it was not signed", d.Event, errAttention)
 	}
 	return nil

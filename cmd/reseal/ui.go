@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -266,31 +267,76 @@ func (u *ui) isTerminal() bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
+// errNoTerminal is why nobody can be asked.
+var errNoTerminal = errors.New("this is no terminal")
+
+// ask asks something on the terminal. When ctx ends it waits no longer, and leaves
+// the terminal as it was: Ctrl-C at a prompt must not cost the echo.
+func (u *ui) ask(ctx context.Context, prompt string, read func(*os.File) ([]byte, error)) ([]byte, error) {
+	f, ok := u.in.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil, errNoTerminal
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	before, err := term.GetState(int(f.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprint(u.err, printable(prompt))
+	type answer struct {
+		text []byte
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() { // ends with the process when nobody answers
+		text, err := read(f)
+		answers <- answer{text, err}
+	}()
+	select {
+	case a := <-answers:
+		if errors.Is(a.err, io.EOF) {
+			a.err = errors.New("no answer was given")
+		}
+		return a.text, a.err
+	case <-ctx.Done():
+		fmt.Fprintln(u.err)
+		return nil, errors.Join(ctx.Err(), term.Restore(int(f.Fd()), before))
+	}
+}
+
+// secret asks for something that is not shown.
+func (u *ui) secret(ctx context.Context, prompt string) ([]byte, error) {
+	return u.ask(ctx, prompt, func(f *os.File) ([]byte, error) {
+		p, err := term.ReadPassword(int(f.Fd()))
+		fmt.Fprintln(u.err)
+		return p, err
+	})
+}
+
 // password returns COSIGN_PASSWORD, or asks for it on a terminal.
-func (u *ui) password(file string) func() ([]byte, error) {
+func (u *ui) password(ctx context.Context, file string) func() ([]byte, error) {
 	return func() ([]byte, error) {
 		if p, ok := os.LookupEnv("COSIGN_PASSWORD"); ok {
 			return []byte(p), nil
 		}
-		f, ok := u.in.(*os.File)
-		if !ok || !term.IsTerminal(int(f.Fd())) {
-			return nil, fmt.Errorf("no password for %s: set COSIGN_PASSWORD, or run this on a terminal", file)
+		p, err := u.secret(ctx, fmt.Sprintf("password for %s: ", file))
+		if errors.Is(err, errNoTerminal) {
+			err = fmt.Errorf("no password for %s: set COSIGN_PASSWORD, or run this on a terminal", file)
 		}
-		fmt.Fprintf(u.err, "password for %s: ", file)
-		p, err := term.ReadPassword(int(f.Fd()))
-		fmt.Fprintln(u.err)
 		return p, err
 	}
 }
 
 // newPassword returns COSIGN_PASSWORD, or asks twice for a new one on a terminal.
-func (u *ui) newPassword(file string) func() ([]byte, error) {
+func (u *ui) newPassword(ctx context.Context, file string) func() ([]byte, error) {
 	return func() ([]byte, error) {
-		first, err := u.password(file)()
+		first, err := u.password(ctx, file)()
 		if _, given := os.LookupEnv("COSIGN_PASSWORD"); given || err != nil {
 			return first, err
 		}
-		again, err := u.password(file + ", once more")()
+		again, err := u.password(ctx, file+", once more")()
 		if err == nil && !bytes.Equal(first, again) {
 			err = errors.New("the two passwords differ: nothing was written")
 		}
@@ -369,11 +415,23 @@ func (p *progress) at(done int64, detail string) {
 	}
 	line = printable(line)
 	if p.ui.isTerminal() {
-		fmt.Fprintf(p.ui.err, "\r\x1b[K%s", line)
+		fmt.Fprintf(p.ui.err, "\r\x1b[K%s", p.ui.fitting(line))
 		p.open = true
 		return
 	}
 	fmt.Fprintln(p.ui.err, line)
+}
+
+// fitting cuts a line so that it stays one on the terminal, and can be cleared.
+func (u *ui) fitting(line string) string {
+	if f, ok := u.err.(*os.File); ok {
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 1 {
+			if r := []rune(line); len(r) >= width {
+				return string(r[:width-1])
+			}
+		}
+	}
+	return line
 }
 
 // end clears the line.

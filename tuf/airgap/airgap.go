@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -121,6 +122,7 @@ func (m Manifest) check(maxSize int64) error {
 		return refuse(TooLarge, "", "manifest: more than %d files", maxFiles)
 	}
 	var size, meta int64
+	where := newPlaces()
 	for n, f := range m.Files {
 		if err := checkName(f.Name); err != nil {
 			return refuse(Unknown, "export it anew, from a published repository", "manifest: %v", err)
@@ -134,6 +136,9 @@ func (m Manifest) check(maxSize int64) error {
 		if n > 0 && m.Files[n-1].Name >= f.Name {
 			return bad("%s is listed twice or out of order", f.Name)
 		}
+		if other := where.taken(f); other != "" {
+			return refuse(Unknown, "rename one of them, and publish and export anew", "manifest: %s and %s are one name where capitals and small letters are not told apart, or file and directory at once", other, f.Name)
+		}
 		if size += f.Size; size > maxSize {
 			return refuse(TooLarge, "allow more if it is right", "manifest: the files have more than the %d bytes that are allowed", maxSize)
 		}
@@ -144,6 +149,40 @@ func (m Manifest) check(maxSize int64) error {
 		}
 	}
 	return nil
+}
+
+// places are the files of a bundle as a file system has them that does not tell capitals from small letters: one of two
+// names would take the place of the other there, in the middle of an import.
+type places struct {
+	files map[string]File
+	dirs  map[string]string // one of the files that is in it
+}
+
+func newPlaces() places { return places{map[string]File{}, map[string]string{}} }
+
+// taken returns the name of a file whose place f would take, or adds it. Two names of one content do no harm.
+func (p places) taken(f File) string {
+	at := strings.ToLower(f.Name)
+	if other, ok := p.files[at]; ok {
+		if other.SHA256 == f.SHA256 {
+			return ""
+		}
+		return other.Name
+	}
+	if other := p.dirs[at]; other != "" {
+		return other
+	}
+	for dir := path.Dir(at); dir != "."; dir = path.Dir(dir) {
+		if other, ok := p.files[dir]; ok {
+			return other.Name
+		}
+		if p.dirs[dir] != "" {
+			break // and so are those above it
+		}
+		p.dirs[dir] = f.Name
+	}
+	p.files[at] = f
+	return ""
 }
 
 func isMetadata(name string) bool { return metaFile.MatchString(name) }

@@ -669,6 +669,90 @@ func TestAttack(t *testing.T) {
 			check(t, os.WriteFile(file, []byte("<html>"), 0o644))
 			return file, w.options()
 		}, Corrupt},
+		{"a file twice", func(t *testing.T, w *world, old string) (string, ImportOptions) {
+			return repacked(t, w, func(list []entry) []entry { return slices.Insert(list, 3, list[2]) }), w.options()
+		}, Unknown},
+		{"all files twice", func(t *testing.T, w *world, old string) (string, ImportOptions) {
+			return repacked(t, w, func(list []entry) []entry { return slices.Concat(list, list) }), w.options()
+		}, Unknown},
+		{"files in another order", func(t *testing.T, w *world, old string) (string, ImportOptions) {
+			return repacked(t, w, func(list []entry) []entry { slices.Reverse(list); return list }), w.options()
+		}, Unknown},
+		{"two files that changed places", func(t *testing.T, w *world, old string) (string, ImportOptions) {
+			return repacked(t, w, func(list []entry) []entry { list[1], list[2] = list[2], list[1]; return list }), w.options()
+		}, Unknown},
+		{"a hard link", func(t *testing.T, w *world, old string) (string, ImportOptions) {
+			return hidden(t, w, entry{tar.Header{Name: "timestamp.json", Typeflag: tar.TypeLink, Linkname: "1.root.json"}, nil}), w.options()
+		}, Unknown},
+		{"a pipe in the bundle", func(t *testing.T, w *world, old string) (string, ImportOptions) {
+			return hidden(t, w, entry{tar.Header{Name: "timestamp.json", Typeflag: tar.TypeFifo}, nil}), w.options()
+		}, Unknown},
+		{"a device", func(t *testing.T, w *world, old string) (string, ImportOptions) {
+			return hidden(t, w, entry{tar.Header{Name: "timestamp.json", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 5}, nil}), w.options()
+		}, Unknown},
+		{"a directory", func(t *testing.T, w *world, old string) (string, ImportOptions) {
+			return hidden(t, w, entry{tar.Header{Name: "timestamp.json", Typeflag: tar.TypeDir}, nil}), w.options()
+		}, Unknown},
+		{"a path that leads out in the tar alone", func(t *testing.T, w *world, old string) (string, ImportOptions) {
+			return repacked(t, w, func(list []entry) []entry { list[2].Name = "../" + list[2].Name; return list }), w.options()
+		}, Unknown},
+		{"packed twice", func(t *testing.T, w *world, old string) (string, ImportOptions) {
+			data, err := os.ReadFile(w.export())
+			check(t, err)
+			var b bytes.Buffer
+			gz := gzip.NewWriter(&b)
+			_, err = gz.Write(data)
+			check(t, errors.Join(err, gz.Close()))
+			file := filepath.Join(t.TempDir(), "twice.tar.gz.gz")
+			check(t, os.WriteFile(file, b.Bytes(), 0o644))
+			return file, w.options()
+		}, Corrupt},
+		{"a bundle in a bundle", func(t *testing.T, w *world, old string) (string, ImportOptions) {
+			data, err := os.ReadFile(w.export())
+			check(t, err)
+			var b bytes.Buffer
+			gz := gzip.NewWriter(&b)
+			tw := tar.NewWriter(gz)
+			check(t, tw.WriteHeader(&tar.Header{Name: "bundle.tar.gz", Size: int64(len(data)), Mode: 0o644}))
+			_, err = tw.Write(data)
+			check(t, errors.Join(err, tw.Close(), gz.Close()))
+			file := filepath.Join(t.TempDir(), "outer.tar.gz")
+			check(t, os.WriteFile(file, b.Bytes(), 0o644))
+			return file, w.options()
+		}, Unknown},
+		{"two roles whose names differ in case alone", func(t *testing.T, w *world, old string) (string, ImportOptions) {
+			for _, role := range []string{"team", "Team"} {
+				check(t, w.Delegate("targets", metadata.DelegatedRole{Name: role, Threshold: 1, Paths: []string{role + "/*"}}, "@gina"))
+				check(t, w.PutIn(role, role+"/x", []byte(role)))
+			}
+			check(t, w.Publish())
+			return craft(t, w), w.options()
+		}, Unknown},
+		{"a directory with the name of a file", func(t *testing.T, w *world, old string) (string, ImportOptions) {
+			w.put("x", "x")
+			file := strings.TrimPrefix(w.target("x"), "targets/")
+			w.put(strings.ToUpper(file)+"/y", "y")
+			check(t, w.Publish())
+			return craft(t, w), w.options()
+		}, Unknown},
+		{"a role below another left out", func(t *testing.T, w *world, old string) (string, ImportOptions) {
+			nest(t, w)
+			check(t, w.Publish())
+			return rewrite(t, w.export(), &w.key, func(_ *Manifest, files map[string][]byte) { delete(files, "1.deep.json") }), w.options()
+		}, Incomplete},
+		{"an older state of a role below another", func(t *testing.T, w *world, old string) (string, ImportOptions) {
+			nest(t, w)
+			check(t, w.Publish())
+			before := *w.Snapshot.Meta["deep.json"]
+			content := w.Files()["1.deep.json"]
+			check(t, w.PutIn("deep", "team/tools/saw", []byte("s")))
+			check(t, w.Publish())
+			w.must(w.export())
+			w.Snapshot.Meta["deep.json"] = &before
+			w.Files()["1.deep.json"] = content
+			check(t, w.Publish())
+			return craft(t, w), w.options()
+		}, Rollback},
 		{"null in place of a key", func(t *testing.T, w *world, old string) (string, ImportOptions) {
 			return rewrite(t, w.export(), &w.key, func(_ *Manifest, files map[string][]byte) {
 				files["2.root.json"] = []byte(`{"signed":{"_type":"root","version":2,"keys":{"a":null},"roles":{"root":{"keyids":["a"],"threshold":1}}},"signatures":[]}`)
@@ -687,6 +771,22 @@ func TestAttack(t *testing.T) {
 			wantRefusal(t, w, file, o, tc.want)
 		})
 	}
+	t.Run("cut off anywhere", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		data, err := os.ReadFile(w.export())
+		check(t, err)
+		cut := filepath.Join(t.TempDir(), "cut.tar.gz")
+		for n := 0; n < len(data); n += max(1, len(data)/60) {
+			check(t, os.WriteFile(cut, data[:n], 0o644))
+			if _, err := w.take(cut, w.options()); err == nil {
+				t.Errorf("imported the first %d of %d bytes", n, len(data))
+			}
+			if _, err := os.Stat(w.mirror); !errors.Is(err, fs.ErrNotExist) {
+				t.Fatalf("the first %d bytes left something behind: %v", n, err)
+			}
+		}
+	})
 	t.Run("the mirror's directory has a link to outside", func(t *testing.T) {
 		w := newWorld(t)
 		outside := t.TempDir()
@@ -762,6 +862,66 @@ func pipes(t *testing.T, dir string, do func(dir, name string)) {
 		soon(t, name, func() { do(copied, name) })
 		return nil
 	}))
+}
+
+// repacked packs what a good bundle holds in another way, under the same manifest.
+func repacked(t testing.TB, w *world, change func([]entry) []entry) string {
+	t.Helper()
+	file := w.export()
+	m, files := unpack(t, file)
+	manifest, sig := manifestOf(t, file)
+	var list []entry
+	for _, f := range m.Files {
+		list = append(list, entry{tar.Header{Name: f.Name, Size: f.Size}, files[f.Name]})
+	}
+	return archive(t, manifest, sig, change(list)...)
+}
+
+// nest delegates from targets to team, from there to tools and from there to deep.
+func nest(t testing.TB, w *world) {
+	t.Helper()
+	check(t, w.Delegate("targets", metadata.DelegatedRole{Name: "team", Threshold: 2, Paths: []string{"team/*", "team/*/*"}}, "@gina", "@hans"))
+	check(t, w.Delegate("team", metadata.DelegatedRole{Name: "tools", Threshold: 1, Paths: []string{"team/tools/*"}}, "@ines"))
+	check(t, w.Delegate("tools", metadata.DelegatedRole{Name: "deep", Threshold: 2, Paths: []string{"team/tools/*"}, Terminating: true}, "@judy", "@karl"))
+	check(t, w.PutIn("team", "team/readme", []byte("t")))
+	check(t, w.PutIn("deep", "team/tools/hammer", []byte("h")))
+}
+
+// TestNested carries roles that delegated roles delegate to, with their targets.
+func TestNested(t *testing.T) {
+	w := newWorld(t)
+	nest(t, w)
+	check(t, w.Publish())
+	x := w.must(w.export())
+	if x.Versions["deep"] != 1 || x.Versions["tools"] != 1 || x.Versions["team"] != 1 {
+		t.Errorf("%+v", x.Versions)
+	}
+	got := listing(t, w.mirror)
+	for _, name := range []string{"1.team.json", "1.tools.json", "1.deep.json", w.target("team/readme"), w.target("team/tools/hammer")} {
+		if want := w.Files()[name]; len(want) == 0 || !bytes.Equal(got[name], want) {
+			t.Errorf("%s is not in the mirror: %v", name, slices.Sorted(maps.Keys(got)))
+		}
+	}
+	for name, want := range map[string]string{"team/readme": "t", "team/tools/hammer": "h"} {
+		if got, err := client(t, w.mirror, w.Files()["1.root.json"], name); err != nil || got != want {
+			t.Errorf("%s: a client sees %q, %v", name, got, err)
+		}
+	}
+	check(t, w.PutIn("deep", "team/tools/hammer", []byte("H")))
+	check(t, w.PutIn("targets", "LICENSE", []byte("the same")))
+	check(t, w.PutIn("targets", "license", []byte("the same"))) // one file, wherever names are not told apart
+	check(t, w.Publish())
+	if x = w.must(w.export()); x.Versions["deep"] != 2 || x.Former["deep"] != 1 {
+		t.Errorf("%+v", x)
+	}
+	if got, err := client(t, w.mirror, w.Files()["1.root.json"], "team/tools/hammer"); err != nil || got != "H" {
+		t.Errorf("a client sees %q, %v", got, err)
+	}
+	dir := w.write()
+	check(t, os.Remove(filepath.Join(dir, "2.deep.json")))
+	if _, err := Export(t.Context(), dir, filepath.Join(t.TempDir(), "x"), ExportOptions{Signer: w.key, Now: w.now}); err == nil || !strings.Contains(err.Error(), "2.deep.json") {
+		t.Errorf("exported without a role: %v", err)
+	}
 }
 
 // craft makes a bundle of what is published, whatever Export thinks of it, with files from elsewhere.

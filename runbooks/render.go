@@ -70,7 +70,7 @@ func help(a Action) actionHelp {
 			"for every tag and digest of every repository, \"cosign tree IMAGE\" shows what is attached; " +
 				"\"cosign download signature\" and \"cosign download attestation\" fetch it. Keep copies."}
 	case Declare:
-		return actionHelp{"Declare the incident", []string{"reseal incident open INCIDENT --signer SIGNER --from TIME --severity critical --rogue DIGEST=WHY"},
+		return actionHelp{"Declare the incident", []string{"reseal incident open INCIDENT --signer SIGNER --from TIME --severity critical --rogue DIGEST=WHY --reason WHY"},
 			"write down which key, since when, how it is known and who says so. Tell everybody who verifies with it. Stop every pipeline that signs with it."}
 	case Impact:
 		return actionHelp{"See what it means", []string{"reseal impact INCIDENT --list"},

@@ -34,7 +34,7 @@ laundered and nothing good went dark.
 Examples:
   reseal drill signing-key
   reseal drill signing-key --images 500 --json
-  reseal drill signing-key --keep        then point cosign at the sandbox` + exits(),
+  reseal drill signing-key --keep        # then point cosign at the sandbox` + exits(),
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "images", Value: 24, Usage: "`N` good images, 24 or more"},
 			&cli.BoolFlag{Name: "keep", Usage: "leave the sandbox running afterwards and print its addresses"},

@@ -68,39 +68,41 @@ Try it without any server: reseal drill signing-key`,
 		CommandNotFound: func(c *cli.Context, name string) {
 			ui.unknown = fmt.Errorf("there is no command %q: \"reseal --help\" lists them", name)
 		},
-		Commands: commands(ui),
+		Commands: finish(commands(ui)),
 	}
 }
 
+// commands is every command there is.
 func commands(ui *ui) []*cli.Command {
-	list := []*cli.Command{
+	return []*cli.Command{
 		initCommand(ui), scanCommand(ui), importCommand(ui), deployedCommand(ui), reverifyCommand(ui), exportCommand(ui),
 		signersCommand(ui), signerCommand(ui), artifactsCommand(ui), signaturesCommand(ui), authoritiesCommand(ui), anchorsCommand(ui), problemsCommand(ui),
 		impactCommand(ui), incidentCommand(ui), rotationCommand(ui), containCommand(ui), resignCommand(ui), workerCommand(ui), cutoverCommand(ui),
 		restoreCommand(ui), verifyCommand(ui), voucherCommand(ui), sourceCommand(ui), approversCommand(ui),
 		reportCommand(ui), evidenceCommand(ui), journalCommand(ui), dbCommand(ui), tufCommand(ui), runbookCommand(ui), drillCommand(ui),
 	}
-	var finish func([]*cli.Command)
-	finish = func(list []*cli.Command) {
-		for _, c := range list {
-			c.HideHelpCommand = true
-			c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usageError{err} }
-			c.CustomHelpTemplate = helpTemplate
-			if len(c.Subcommands) > 0 {
-				finish(c.Subcommands)
-				c.Action = func(ctx *cli.Context) error {
-					if ctx.Args().Present() {
-						return usageError{fmt.Errorf("there is no command \"%s %s\"", ctx.Command.FullName(), ctx.Args().First())}
-					}
-					return cli.ShowSubcommandHelp(ctx)
+}
+
+// finish gives commands what they have in common: help, usage errors, global
+// flags, and the check of what a command line must have.
+func finish(list []*cli.Command) []*cli.Command {
+	for _, c := range list {
+		c.HideHelpCommand = true
+		c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usageError{err} }
+		c.CustomHelpTemplate = helpTemplate
+		if len(c.Subcommands) > 0 {
+			finish(c.Subcommands)
+			c.Action = func(ctx *cli.Context) error {
+				if ctx.Args().Present() {
+					return usageError{fmt.Errorf("there is no command \"%s %s\"", ctx.Command.FullName(), ctx.Args().First())}
 				}
-				continue
+				return cli.ShowSubcommandHelp(ctx)
 			}
-			c.Action = checked(c.Action, optional(c.Flags), c.ArgsUsage)
-			c.Flags = append(c.Flags, globalFlags(false)...)
+			continue
 		}
+		c.Action = checked(c.Action, optional(c.Flags), c.ArgsUsage)
+		c.Flags = append(c.Flags, globalFlags(false)...)
 	}
-	finish(list)
 	return list
 }
 

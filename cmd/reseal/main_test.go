@@ -13,7 +13,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/reseal/reseal/runbooks"
 )
 
 // TestArrange and TestHelp are not parallel: urfave/cli applies its one global
@@ -167,60 +166,4 @@ func TestLaunderingIsNoticed(t *testing.T) {
 		t.Errorf("nobody noticed: %s", out)
 	}
 	t.Logf("laundered %d", *r.Laundered)
-}
-
-// TestCommandsInRunbooks checks every command of the catalogue and of docs/tuf.md against the command line.
-func TestCommandsInRunbooks(t *testing.T) {
-	all, err := runbooks.List()
-	if err != nil {
-		t.Fatal(err)
-	}
-	texts := map[string]string{}
-	for _, rb := range all {
-		texts[rb.Name] = strings.ReplaceAll(rb.Render(), "$ reseal", "reseal")
-	}
-	doc, err := os.ReadFile("../../docs/tuf.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	texts["docs/tuf.md"] = strings.ReplaceAll(string(doc), "\\\n", "")
-	root := newApp(&ui{})
-	for name, text := range texts {
-		n := 0
-		for line := range strings.Lines(text) {
-			line, ok := strings.CutPrefix(strings.TrimSpace(line), "reseal ")
-			if !ok {
-				continue
-			}
-			n++
-			line, _, _ = strings.Cut(line, "#")
-			words := strings.Fields(line)
-			list := root.Commands
-			flags := map[string]bool{"help": true}
-			for len(words) > 0 {
-				at := slices.IndexFunc(list, func(c *cli.Command) bool { return c.HasName(words[0]) })
-				if at < 0 {
-					break
-				}
-				for _, f := range list[at].Flags {
-					for _, name := range f.Names() {
-						flags[name] = true
-					}
-				}
-				list, words = list[at].Subcommands, words[1:]
-			}
-			if len(list) > 0 {
-				t.Errorf("%s: no command: reseal %s", name, line)
-				continue
-			}
-			for _, w := range words {
-				if flag, ok := strings.CutPrefix(w, "--"); ok && !flags[flag] {
-					t.Errorf("%s: no flag --%s: reseal %s", name, flag, line)
-				}
-			}
-		}
-		if n == 0 {
-			t.Errorf("%s has no commands", name)
-		}
-	}
 }

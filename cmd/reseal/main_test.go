@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/urfave/cli/v2"
-
 )
 
 // TestArrange and TestHelp are not parallel: urfave/cli applies its one global

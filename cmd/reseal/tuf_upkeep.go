@@ -106,8 +106,9 @@ func (u *ui) refresh(c *cli.Context, a *app.App, r *tuf.Repository, online signe
 	} else {
 		err = act()
 	}
+	var unread error
 	if err == nil && (out.Finished || offline == nil) { // it is another state now, or could not be read before
-		_, offline, err = dueRoles(c, r)
+		_, offline, unread = dueRoles(c, r)
 	}
 	if err != nil {
 		u.expiring(c.Args().First(), offline)
@@ -122,7 +123,7 @@ func (u *ui) refresh(c *cli.Context, a *app.App, r *tuf.Repository, online signe
 			*tuf.Refreshed
 			Expiring []expiring `json:"expiring"`
 		}{true, out, offline})
-		return errors.Join(err, expiringError(c, offline))
+		return errors.Join(err, unread, expiringError(c, offline))
 	}
 	if out.Finished {
 		u.printf("finished a change that was cut off")
@@ -136,7 +137,7 @@ func (u *ui) refresh(c *cli.Context, a *app.App, r *tuf.Repository, online signe
 		u.printf("nothing is due before %s", stamp(out.Next))
 	}
 	u.expiring(c.Args().First(), offline)
-	return expiringError(c, offline)
+	return errors.Join(unread, expiringError(c, offline))
 }
 
 // expiring is a role that the online key cannot sign, and that has expired or is to be signed anew.

@@ -1049,6 +1049,20 @@ func TestAttack(t *testing.T) {
 			t.Errorf("%q", codes(s)[max(0, len(s.Problems)-3):])
 		}
 	})
+	t.Run("countless paths for countless targets", func(t *testing.T) {
+		r := newRepository(t)
+		revocations := &r.Targets["targets"].Delegations.Roles[0]
+		for n := range 5000 {
+			revocations.Paths = append(revocations.Paths, fmt.Sprintf("%d/*/*/*/*/*/*", n))
+			r.Targets["revocations"].Targets[fmt.Sprintf("a/b/c/d/e/f/%d", n)] = r.Targets["revocations"].Targets["revocations/index.json"]
+		}
+		check(t, r.Publish())
+		s := read(t, written(t, r.Files()), Options{SkipTargets: true})
+		wantCodes(t, s, "notice unread revocations")
+		if !strings.Contains(s.Problems[0].What, fmt.Sprintf("more than %d comparisons", maxMatches)) {
+			t.Errorf("%+v", s.Problems)
+		}
+	})
 	t.Run("one key under two ids to reach the threshold", func(t *testing.T) {
 		r := newRepository(t)
 		alice, err := r.Key("@alice")

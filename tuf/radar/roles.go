@@ -31,6 +31,9 @@ const (
 	maxDelegatedWeb  = 2 * maxBinsWeb
 )
 
+// maxMatches is how many times a target is held against a path for one role.
+const maxMatches = 20_000_000
+
 // maxNamed is how many targets are named in one problem.
 const maxNamed = 5
 
@@ -646,6 +649,10 @@ func (d *descent) enter(l *look, by, role string) (read, first bool) {
 
 // misplaced tells of targets that are not within what is delegated: no client looks for them there.
 func (l *look) misplaced(by delegator, x metadata.DelegatedRole, t *metadata.TargetsType) {
+	if n := max(len(x.Paths), len(x.PathHashPrefixes)); n*len(t.Targets) > maxMatches {
+		l.say(Notice, "unread", x.Name, "delegate by patterns, or by bins", "whether the %d targets of %s are among the %d paths that %s delegates was not looked at: more than %d comparisons", len(t.Targets), x.Name, n, by.name, maxMatches)
+		return
+	}
 	within := func(name string) bool {
 		ok, err := x.IsDelegatedPath(name)
 		return ok && err == nil

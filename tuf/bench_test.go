@@ -36,6 +36,29 @@ func TestBench(t *testing.T) {
 	report(t, "tuf/publish-100k-vs-1k", ours, peer, "s", peer/ours)
 }
 
+// TestPublishMany logs how long it takes to propose, sign and publish 10,000 new files at once.
+func TestPublishMany(t *testing.T) {
+	o := newOrg(t)
+	var changes []Change
+	for n := range 10_000 {
+		changes = append(changes, SetTarget{Name: benchName(n), Data: fmt.Append(nil, n)})
+	}
+	start := time.Now()
+	lap := func(what string) {
+		t.Logf("%s: %s", what, time.Since(start).Round(time.Millisecond))
+		start = time.Now()
+	}
+	o.propose(t, changes...)
+	lap("propose")
+	o.sign(t, o.holders[:2]...)
+	lap("sign")
+	p := o.publish(t)
+	lap("publish")
+	if len(p.Files) != len(changes)+3 {
+		t.Fatalf("%d files were written", len(p.Files))
+	}
+}
+
 type benchOrg struct {
 	*org
 	targets int

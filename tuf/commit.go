@@ -1,6 +1,7 @@
 package tuf
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -16,13 +17,15 @@ import (
 	"github.com/reseal/reseal/internal/durable"
 )
 
-// Changes to the repository are made as one: everything that is to be written lies durably in event/pending before
-// event/pending.json decides that it is done. From then on whoever comes next finishes it, needing no keys, and doing
-// again what was done already does no harm. Without that file nothing was decided and nothing has changed.
+// Changes to the repository are made as one: everything that is to be written lies durably in event/pending, in one file
+// however much it is, before event/pending.json decides that it is done. From then on whoever comes next finishes it,
+// needing no keys, and doing again what was done already does no harm. Without that file nothing was decided and nothing
+// has changed.
 const (
-	pendingDir    = "event/pending"
-	pendingFile   = "event/pending.json"
-	pendingSchema = "reseal.tuf-pending/v1"
+	pendingDir     = "event/pending"
+	pendingContent = pendingDir + "/content"
+	pendingFile    = "event/pending.json"
+	pendingSchema  = "reseal.tuf-pending/v2"
 )
 
 type place string
@@ -38,12 +41,20 @@ type step struct {
 	In     place  `json:"in"`
 	Name   string `json:"name"`
 	Digest string `json:"digest,omitempty"` // of what is written, by which it is found in event/pending
+	From   string `json:"from,omitempty"`   // a file of the repository that has it and is to go: it is moved, if it is still there
 	data   []byte
 }
 
 func write(in place, name string, data []byte) step {
 	sum := sha256.Sum256(data)
 	return step{Do: "write", In: in, Name: name, Digest: hex.EncodeToString(sum[:]), data: data}
+}
+
+// move is write for a file that lies elsewhere in the repository, where it is not needed any more.
+func move(from, name string, data []byte) step {
+	s := write(inSource, name, data)
+	s.From = from
+	return s
 }
 
 func remove(in place, name string) step { return step{Do: "remove", In: in, Name: name} }
@@ -59,8 +70,37 @@ type pending struct {
 	Schema string `json:"schema"`
 	// Published is the directory that is served to clients, when it is another than the usual one and something changes
 	// in it: whoever finishes the change has to finish it there.
-	Published string `json:"published,omitempty"`
-	Steps     []step `json:"steps"`
+	Published string    `json:"published,omitempty"`
+	Content   []content `json:"content"` // of event/pending/content, in this order, without gaps
+	Steps     []step    `json:"steps"`
+}
+
+// content is a part of event/pending/content.
+type content struct {
+	Digest string `json:"digest"` // SHA-256
+	Length int    `json:"length"` // in bytes
+}
+
+// parts returns what is to be written, by its digest.
+func (p pending) parts(all []byte) (map[string][]byte, error) {
+	out := map[string][]byte{}
+	for _, c := range p.Content {
+		if c.Length < 0 || c.Length > len(all) {
+			return nil, fmt.Errorf("%s is damaged, it is too short: restore it from a backup", pendingContent)
+		}
+		part := all[:c.Length]
+		all = all[c.Length:]
+		if sum := sha256.Sum256(part); hex.EncodeToString(sum[:]) != c.Digest {
+			return nil, fmt.Errorf("%s is damaged: restore it from a backup", pendingContent)
+		}
+		out[c.Digest] = part
+	}
+	for _, s := range p.Steps {
+		if s.Digest != "" && out[s.Digest] == nil {
+			return nil, fmt.Errorf("%s: there is no content %s for %s", pendingFile, s.Digest, s.Name)
+		}
+	}
+	return out, nil
 }
 
 func (p pending) publishes() bool {
@@ -88,11 +128,11 @@ func parsePending(data []byte) (pending, error) {
 		ok := err == nil && (s.In == inSource || s.In == inPublished) && fs.ValidPath(s.Name) && s.Name != "."
 		switch s.Do {
 		case "write":
-			ok = ok && len(digest) == sha256.Size
+			ok = ok && len(digest) == sha256.Size && (s.From == "" || s.In == inSource && fs.ValidPath(s.From))
 		case "reveal":
-			ok = ok && len(digest) == sha256.Size && s.In == inPublished && path.Dir(s.Name) == "."
+			ok = ok && len(digest) == sha256.Size && s.In == inPublished && path.Dir(s.Name) == "." && s.From == ""
 		case "remove":
-			ok = ok && s.Digest == ""
+			ok = ok && s.Digest == "" && s.From == ""
 		default:
 			ok = false
 		}
@@ -115,15 +155,16 @@ func (r *Repository) cutOff() (bool, error) {
 // commit makes changes as one. When it fails before they are decided on, nothing has changed; after that, they are
 // finished by the next call of anything that changes the repository.
 func (r *Repository) commit(ctx context.Context, steps []step) error {
+	p := pending{Schema: pendingSchema, Content: []content{}, Steps: steps}
 	staged := map[string]bool{}
-	var files []file
+	var parts [][]byte
 	for _, s := range steps {
-		if s.data != nil && !staged[s.Digest] {
+		if s.Digest != "" && !staged[s.Digest] {
 			staged[s.Digest] = true
-			files = append(files, file{pendingDir + "/" + s.Digest, s.data})
+			p.Content = append(p.Content, content{s.Digest, len(s.data)})
+			parts = append(parts, s.data)
 		}
 	}
-	p := pending{Schema: pendingSchema, Steps: steps}
 	if p.publishes() {
 		p.Published = r.elsewhere()
 	}
@@ -133,10 +174,10 @@ func (r *Repository) commit(ctx context.Context, steps []step) error {
 	}
 	err = r.room(steps)
 	if err == nil {
-		err = r.writeAll(ctx, r.dir, files)
+		err = r.writeAll(ctx, r.dir, []file{{name: pendingContent, data: bytes.Join(parts, nil)}})
 	}
 	if err == nil {
-		err = r.writeAll(ctx, r.dir, []file{{pendingFile, manifest}})
+		err = r.writeAll(ctx, r.dir, []file{{name: pendingFile, data: manifest}})
 	}
 	if err != nil {
 		return fmt.Errorf("nothing was changed: %w", err)
@@ -184,14 +225,14 @@ func (r *Repository) room(steps []step) error {
 // finish carries out what was decided on, if anything was. The context does not stop it half way: it is bounded, and
 // what it leaves undone somebody else would have to finish first.
 func (r *Repository) finish(ctx context.Context) error {
-	data, err := r.read(pendingFile)
+	manifest, err := r.read(pendingFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return r.clearPending()
 	}
 	if err != nil {
 		return err
 	}
-	p, err := parsePending(data)
+	p, err := parsePending(manifest)
 	if err != nil {
 		return err
 	}
@@ -201,20 +242,28 @@ func (r *Repository) finish(ctx context.Context) error {
 		}
 		return fmt.Errorf("a publication to %s was cut off, and the published directory given now is %s: give the one that it was begun with, to finish it", p.Published, r.published)
 	}
-	if err := r.carryOut(context.WithoutCancel(ctx), p.Steps); err != nil {
+	all, err := r.read(pendingContent)
+	if err != nil {
+		return err
+	}
+	data, err := p.parts(all)
+	if err != nil {
+		return err
+	}
+	if err := r.carryOut(context.WithoutCancel(ctx), p.Steps, data); err != nil {
 		return fmt.Errorf("stopped in the middle of a change; remove the cause and run this again, which finishes it: %w", err)
 	}
 	return nil
 }
 
-func (r *Repository) carryOut(ctx context.Context, steps []step) error {
+func (r *Repository) carryOut(ctx context.Context, steps []step, data map[string][]byte) error {
 	for len(steps) > 0 {
 		// Steps of one kind in one place are taken together.
 		n := slices.IndexFunc(steps, func(s step) bool { return s.Do != steps[0].Do || s.In != steps[0].In })
 		if n < 0 {
 			n = len(steps)
 		}
-		if err := r.carryOutAlike(ctx, steps[:n]); err != nil {
+		if err := r.carryOutAlike(ctx, steps[:n], data); err != nil {
 			return err
 		}
 		steps = steps[n:]
@@ -225,29 +274,21 @@ func (r *Repository) carryOut(ctx context.Context, steps []step) error {
 	return r.clearPending()
 }
 
-func (r *Repository) carryOutAlike(ctx context.Context, steps []step) error {
+func (r *Repository) carryOutAlike(ctx context.Context, steps []step, data map[string][]byte) error {
 	dir := r.dir
 	if steps[0].In == inPublished {
 		dir = r.published
 	}
 	if steps[0].Do == "remove" {
-		for _, s := range steps {
-			if err := r.remove(dir, s.Name); err != nil {
-				return err
-			}
+		names := make([]string, len(steps))
+		for i, s := range steps {
+			names[i] = s.Name
 		}
-		return nil
+		return r.remove(dir, names...)
 	}
 	files := make([]file, len(steps))
 	for i, s := range steps {
-		data, err := r.read(pendingDir + "/" + s.Digest)
-		if err != nil {
-			return err
-		}
-		if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != s.Digest {
-			return fmt.Errorf("%s/%s is damaged: restore it from a backup", pendingDir, s.Digest)
-		}
-		files[i] = file{s.Name, data}
+		files[i] = file{name: s.Name, data: data[s.Digest], from: s.From}
 	}
 	if steps[0].Do == "reveal" {
 		return r.revealAll(ctx, files)
@@ -330,10 +371,10 @@ func (r *Repository) revealAll(ctx context.Context, files []file) error {
 	if to != after {
 		var hidden []file
 		for _, f := range files {
-			hidden = append(hidden, file{path.Join(revealDir, after, f.name), f.data})
+			hidden = append(hidden, file{name: path.Join(revealDir, after, f.name), data: f.data})
 		}
 		if to != before {
-			hidden = append(hidden, file{path.Join(revealDir, before, last.name), old})
+			hidden = append(hidden, file{name: path.Join(revealDir, before, last.name), data: old})
 		}
 		if err := r.writeIn(ctx, root, hidden); err != nil {
 			return err
@@ -394,7 +435,7 @@ func (r *Repository) abandon(ctx context.Context, root *os.Root) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = root.Remove(e.Name())
 		} else if err == nil {
-			files = append(files, file{e.Name(), data})
+			files = append(files, file{name: e.Name(), data: data})
 		}
 		if err != nil {
 			return err

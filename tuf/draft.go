@@ -21,6 +21,7 @@ type draft struct {
 	root  *rootMeta               // nil: unchanged
 	roles map[string]*targetsMeta // those that change
 	files map[string][]byte       // new target files, by target name
+	event bool                    // it is the open event's, whose files lie in event/
 	docs  map[string]document     // of what changes, when it changes no more; nil before: see seal
 
 	expiry func(time.Duration) time.Time

@@ -147,6 +147,7 @@ func (r *Repository) openEvent(s *state) (eventState, *draft, error) {
 		return e, nil, err
 	}
 	d := r.draft(s)
+	d.event = true
 	for _, role := range e.Roles {
 		name := eventRoleFile(role)
 		data, err := r.read(name)

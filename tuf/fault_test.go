@@ -203,6 +203,87 @@ func TestFault(t *testing.T) {
 	}
 }
 
+// Many files are written many at a time, and each no more often than it has to be. Stopped in the middle, clients see the
+// state before or the new one, all of it, and whoever comes next finishes it and leaves nothing behind.
+func TestManyFiles(t *testing.T) {
+	t.Parallel()
+	const many = 2*batch + 40
+	base := &scene{*newOrg(t), ""}
+	base.root = filepath.Dir(base.dir)
+	name := func(n int) string { return fmt.Sprintf("files/%d.txt", n) }
+	var changes []Change
+	for n := range many {
+		changes = append(changes, SetTarget{Name: name(n), Data: fmt.Append(nil, "content ", n)})
+	}
+	base.propose(t, append(changes, SetTarget{Name: "trusted_root.json", Data: []byte("new")})...)
+	base.sign(t, base.holders...)
+	// run publishes a copy of it, stopped at a point.
+	run := func(stop int) (s *scene, points, created int, err error) {
+		s = base.copyTo(t, filepath.Join(t.TempDir(), "scene"))
+		s.repo, err = Open(s.dir, Options{})
+		check(t, err)
+		s.repo.hook = func(point, _ string) error {
+			if point == "created" {
+				created++
+			}
+			if points++; points > stop {
+				return errCrash
+			}
+			return nil
+		}
+		_, err = s.repo.Publish(t.Context(), s.online.Signer)
+		return s, points, created, err
+	}
+	_, all, created, err := run(1 << 30)
+	check(t, err)
+	if created > many+20 {
+		t.Errorf("%d files were made to publish %d", created, many)
+	}
+	for part := range 6 {
+		stop := all*(part*2+1)/12 + part // in every phase, and not at the bounds of one
+		s, _, _, err := run(stop)
+		if !errors.Is(err, errCrash) {
+			t.Fatalf("%d of %d: %v", stop, all, err)
+		}
+		see := func(allowed ...string) (got string) {
+			t.Helper()
+			data, err := look("go-tuf", s.published, s.pinned, t.TempDir(), "trusted_root.json")
+			if err != nil || string(data) != allowed[0] && string(data) != allowed[len(allowed)-1] {
+				t.Errorf("stopped at %d of %d: clients see %q, %v", stop, all, data, err)
+			}
+			return string(data)
+		}
+		see(string(s.trustedRoot), "new")
+		s.repo, err = Open(s.dir, Options{})
+		check(t, err)
+		if _, err := s.repo.Publish(t.Context(), s.online.Signer); err != nil {
+			t.Fatalf("stopped at %d of %d, running it again: %v", stop, all, err)
+		}
+		see("new")
+		for _, n := range []int{0, batch - 1, batch, many - 1} {
+			for _, file := range []string{targetsDir + "/" + name(n), publishedDir + "/" + publishedTarget(name(n), fmt.Append(nil, "content ", n))} {
+				if got, err := s.repo.read(file); err != nil || string(got) != fmt.Sprint("content ", n) {
+					t.Errorf("stopped at %d of %d: %s has %q, %v", stop, all, file, got, err)
+				}
+			}
+		}
+		if leftovers(t, s.dir) {
+			t.Errorf("stopped at %d of %d: something is left over", stop, all)
+		}
+	}
+}
+
+// Responders who publish the very content of an open event do not take the event's files away.
+func TestOpenEventKeepsItsFiles(t *testing.T) {
+	o := newOrg(t)
+	same := []byte("{}")
+	e := o.propose(t, SetTarget{Name: "revocations/a.json", Data: same}, SetTarget{Name: "x.json", Data: same})
+	o.revoke(t, map[string][]byte{"revocations/a.json": same})
+	if got, err := o.repo.Event(); err != nil || got.ID != e.ID {
+		t.Errorf("the event is %v, %v", got, err)
+	}
+}
+
 // A change of roots that was cut off, and whose repository was then restored from a backup that knows nothing of it, is
 // in nobody's way.
 func TestAbandonedReveal(t *testing.T) {
@@ -266,7 +347,7 @@ func leftovers(t *testing.T, dir string) bool {
 	t.Helper()
 	found := false
 	check(t, filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
-		if err == nil && (e.Name() == tempName || e.Name() == revealDir || e.Name() == filepath.Base(pendingDir) || e.Type()&fs.ModeSymlink != 0) {
+		if err == nil && (strings.HasPrefix(e.Name(), tempName) || e.Name() == revealDir || e.Name() == filepath.Base(pendingDir) || e.Type()&fs.ModeSymlink != 0) {
 			t.Log(p)
 			found = true
 		}

@@ -221,7 +221,11 @@ func (r *Repository) prepareRoles(d *draft) (out prepared, next *state, p *Publi
 	p = &Publication{Versions: map[string]int64{}, Expires: map[string]time.Time{}}
 	next = d.next()
 	for _, name := range slices.Sorted(maps.Keys(d.files)) {
-		out.source = append(out.source, write(inSource, targetsDir+"/"+name, d.files[name]))
+		if d.event {
+			out.source = append(out.source, move(eventTarget(name), targetsDir+"/"+name, d.files[name]))
+		} else {
+			out.source = append(out.source, write(inSource, targetsDir+"/"+name, d.files[name]))
+		}
 		out.published = append(out.published, write(inPublished, publishedTarget(name, d.files[name]), d.files[name]))
 	}
 	for _, role := range d.changed() {

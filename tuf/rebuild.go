@@ -103,7 +103,7 @@ func (r *Repository) rebuild(ctx context.Context, mirror Mirror, pinned []byte) 
 				continue // two roles list it; the directory has room for one, and the published one has both
 			}
 			names = append(names, name)
-			if err := r.writeAll(ctx, r.dir, []file{{targetsDir + "/" + name, data}}); err != nil {
+			if err := r.writeAll(ctx, r.dir, []file{{name: targetsDir + "/" + name, data: data}}); err != nil {
 				return nil, err
 			}
 			out.Targets++
@@ -111,12 +111,12 @@ func (r *Repository) rebuild(ctx context.Context, mirror Mirror, pinned []byte) 
 	}
 	var files []file
 	for i, root := range s.roots {
-		files = append(files, file{historyFile(s.first + int64(i)), root})
+		files = append(files, file{name: historyFile(s.first + int64(i)), data: root})
 	}
 	for _, role := range slices.Sorted(maps.Keys(s.raw)) {
-		files = append(files, file{roleFile(role), s.raw[role]})
+		files = append(files, file{name: roleFile(role), data: s.raw[role]})
 	}
-	for _, f := range [][]file{files, {{roleFile(metadata.ROOT), s.roots[len(s.roots)-1]}}} {
+	for _, f := range [][]file{files, {{name: roleFile(metadata.ROOT), data: s.roots[len(s.roots)-1]}}} {
 		if err := r.writeAll(ctx, r.dir, f); err != nil {
 			return nil, err
 		}

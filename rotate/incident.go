@@ -96,6 +96,9 @@ func OpenIncident(ctx context.Context, s *store.Store, by journal.Author, i Inci
 	if err := i.Check(); err != nil {
 		return err
 	}
+	if strings.EqualFold(revocationName(i.ID), revocationName("index")) {
+		return fmt.Errorf("incident %q: its revocation would be taken for the index of revocations: choose another name", i.ID)
+	}
 	return s.Update(ctx, by, func(tx *store.Tx) error {
 		if _, err := s.Document(ctx, store.KindIncident, i.ID); err == nil {
 			return fmt.Errorf("incident %s exists already: \"reseal incident show %s\" shows it; choose another name for another incident", i.ID, i.ID)

@@ -91,6 +91,17 @@ func TestAmend(t *testing.T) {
 	})
 }
 
+// A statement is published under the incident's name, and the index of them has one that no incident may take.
+func TestIncidentNamedIndex(t *testing.T) {
+	t.Parallel()
+	k := newCase(t)
+	for _, name := range []string{"index", "INDEX"} {
+		err := OpenIncident(t.Context(), k.Store, by, Incident{Incident: trust.Incident{ID: name, Class: trust.SigningKey, Signers: []signer.Identity{k.old.id}}})
+		wantError(t, err, nil, "taken for the index")
+	}
+	k.open(t, "index-2026", k.old.id)
+}
+
 // TestWithdrawRestores opens incidents that overlap, in either order.
 func TestWithdrawRestores(t *testing.T) {
 	t.Parallel()

@@ -26,8 +26,12 @@ import (
 // tufDir is where a home remembers the newest state of TUF repositories, and every statement it ever got from them.
 const tufDir = "tuf"
 
-// revocationsIndex lies among revocation statements and is none.
-const revocationsIndex = revocationsDir + "/index.json"
+// isIndex reports whether a target is the index that lies among revocation statements, kept for a list of them. A
+// statement that has its name, of an incident named so, is one all the same: it denies something.
+func isIndex(name string, content []byte) bool {
+	_, err := rotate.ParseRevocation(content)
+	return name == revocationsDir+"/index.json" && err != nil
+}
 
 // signingConfigFile is what Sigstore calls the file beside its trusted root.
 const signingConfigFile = "signing_config.v0.2.json"
@@ -54,7 +58,7 @@ func (a *App) Guard(ctx context.Context) tuf.Guard {
 // unrevoked says what would be believed again when new (nil: none) takes the place of a revocation statement. Where old
 // cannot be read nobody can say, and where new cannot be read clients would refuse everything.
 func unrevoked(name string, old, new []byte) []string {
-	if name == revocationsIndex {
+	if isIndex(name, old) {
 		return nil
 	}
 	was, err := rotate.ParseRevocation(old)
@@ -224,7 +228,7 @@ func keepRevoked(ctx context.Context, cache string, from TUFSource) error {
 		return err
 	}
 	for name, statement := range got {
-		if name == revocationsIndex {
+		if isIndex(name, statement) {
 			continue
 		}
 		if _, err := rotate.ParseRevocation(statement); err != nil {

@@ -212,6 +212,22 @@ func TestAttackDenyList(t *testing.T) {
 		}
 	})
 
+	t.Run("a denial under the name of the index", func(t *testing.T) {
+		t.Parallel()
+		d, home := newDenyList(t), t.TempDir()
+		d.publish(t, "revocations/index.json", []byte(`[{"sequence":1}]`)) // none, and nobody stumbles over it
+		if got, err := d.denied(t.Context(), home); err != nil || len(got) != 0 {
+			t.Fatalf("denies %v, %v", got, err)
+		}
+		d.publish(t, "revocations/index.json", statement)
+		if got, err := d.denied(t.Context(), home); err != nil || !slices.Equal(got, []string{digest}) {
+			t.Errorf("denies %v, %v: the denial is passed over", got, err)
+		}
+		if lost := (*App)(nil).Guard(t.Context())("revocations/index.json", statement, []byte("[]")); len(lost) == 0 {
+			t.Error("it can be replaced")
+		}
+	})
+
 	t.Run("a mirror that holds the newest denial back", func(t *testing.T) {
 		t.Parallel()
 		d, home := newDenyList(t), t.TempDir()

@@ -137,6 +137,11 @@ func (r *run) makeAll(ctx context.Context, units []*unit, contents [][]byte) err
 				u.made, err = r.judge(context.WithoutCancel(gctx), u, contents[n])
 			}
 			if err == nil {
+				if err = r.outside(context.WithoutCancel(gctx), u.made, true); err != nil {
+					u.made, err = nil, stopped{err} // it would be the same for every other signature
+				}
+			}
+			if err == nil {
 				u.made.fresh = true
 			}
 			if err != nil && gctx.Err() != nil {
@@ -175,13 +180,31 @@ func (r *run) makeOne(ctx context.Context, u *unit) ([]byte, error) {
 	return twice()
 }
 
+// outside refuses a signature that is under an incident, see Engine.Outside.
+func (r *run) outside(ctx context.Context, s *reissue, made bool) error {
+	if r.Outside == nil {
+		return nil
+	}
+	why, err := r.Outside(ctx, s.Signature, made)
+	if err == nil && why != "" {
+		err = fmt.Errorf("the signature that was made is not published: %s", why)
+	}
+	return err
+}
+
 // resume takes up a signature that an earlier run persisted.
 func (r *run) resume(ctx context.Context, u *unit) error {
 	content, err := r.Store.Vault(ctx, u.record.Content)
 	if err != nil {
 		return err
 	}
-	u.made, err = r.judge(ctx, u, content)
+	made, err := r.judge(ctx, u, content)
+	if err == nil {
+		err = r.outside(ctx, made, false)
+	}
+	if err == nil {
+		u.made = made
+	}
 	return err
 }
 

@@ -160,9 +160,11 @@ func (r *run) match(ctx context.Context, u *unit, fetched verify.Fetched) (_ *ve
 		if err != nil {
 			return nil, nil, err
 		}
-		// What can no longer be verified, for a service left the trusted root, is
-		// nothing to compare with.
-		u.made, _ = r.judge(ctx, u, content)
+		// What can no longer be verified, for a service left the trusted root, or came
+		// under an incident, is nothing to compare with.
+		if made, err := r.judge(ctx, u, content); err == nil && r.outside(ctx, made, false) == nil {
+			u.made = made
+		}
 	}
 	if u.made != nil {
 		own = proofs(u.made.Bounds)
@@ -170,6 +172,15 @@ func (r *run) match(ctx context.Context, u *unit, fetched verify.Fetched) (_ *ve
 	for _, f := range r.candidates(u, fetched) {
 		if proofs(f.Bounds) < own {
 			continue
+		}
+		if r.Outside != nil {
+			why, err := r.Outside(ctx, f.Signature, false)
+			if err != nil {
+				return nil, nil, err
+			}
+			if why != "" {
+				continue
+			}
 		}
 		if refused = r.accepts(ctx, *f); refused == nil {
 			return f, nil, nil

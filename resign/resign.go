@@ -120,6 +120,15 @@ type Engine struct {
 
 	Batch bool // one statement for the image signatures of up to 1024 artifacts of a repository, as bundles
 
+	// Outside says why a signature is not outside every incident, with its signer
+	// and the services that prove something of it, or "". One that was just made
+	// stops the run then, before it is published: so would all others be. Of those
+	// that were there before (made is false) it says so only when consumers lose
+	// them: one that an earlier run persisted is given up, and one that is published
+	// counts for nothing. It is asked of every signature, so it must be cheap. nil:
+	// there are no incidents.
+	Outside func(ctx context.Context, s inventory.Signature, made bool) (why string, err error)
+
 	// Settled is told of every unit worked through, before Progress is, and what
 	// became of it: Done, Held or Failed; "": a dry run would sign it. May be nil.
 	Settled  func(i Item, state string)

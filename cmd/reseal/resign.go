@@ -33,7 +33,8 @@ one entry of a Rekor v1 log; a bundle holds them all. With --batch one statement
 signs up to 1024 images of a repository as bundles: fewer uses of the key and
 entries of the log, but whoever has one of these signatures sees the other
 digests, and a digest among them that turns out bad can be denied, not have its
-signature taken away alone.
+signature taken away alone. Nothing is published that rests on a service, or a certificate
+authority, that an incident is about: the run stops and says which one.
 
 New signatures of files are put into the directory --files-out: under the names
 of the files that --files has, as FILE.sigstore.json or FILE.sig, and of what is

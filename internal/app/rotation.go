@@ -124,7 +124,7 @@ const (
 // before any claim: cosign looks past a ".sig" as soon as a bundle of any kind is
 // there.
 func inOrder(ctx context.Context, e resign.Engine, w *approved) (resign.Result, error) {
-	w.apply = e.Apply
+	w.apply, e.Outside = e.Apply, (&watch{store: w.store}).outside
 	if len(w.permission.Plan().Formats) == 0 {
 		return e.Run(ctx, w)
 	}

@@ -807,6 +807,8 @@ func attackFiles(t *testing.T, b *bench) {
 		}))
 		digest := k.put(t, "app", content)
 		k.enter(t, digest, inventory.Detached, k.old(t, &sign.DSSEData{Data: spdxOf(digest, ref.DigestStr()), PayloadType: intotoType}))
+		fails(t, k, k.engine(t), "which the plan does not know to be good")
+		k.items[0].Also = []string{ref.DigestStr()} // it is itself signed again
 		fails(t, k, k.engine(t), "which is no file")
 	})
 	t.Run("a bundle that vouches for another digest", func(t *testing.T) {
@@ -816,7 +818,7 @@ func attackFiles(t *testing.T, b *bench) {
 		other := k.put(t, "other", []byte("other"))
 		digest := k.put(t, "app", content)
 		k.enter(t, other, inventory.Detached, k.old(t, &sign.DSSEData{Data: spdxOf(other), PayloadType: intotoType}))
-		k.items[0].Digest = digest
+		k.items[0].Digest, k.items[0].Also = digest, []string{other}
 		for _, why := range k.work(t, k.engine(t), Result{Planned: 1, Failed: 1}) {
 			if !strings.Contains(why, "is not published") {
 				t.Error(why)

@@ -55,6 +55,7 @@ type Item struct {
 	SourceFormat  inventory.Format // of the stored signature that carries a claim's exact payload
 	SourceContent string           // its vault digest
 	Proven        []Source         // image signatures that are proven good: what they annotate the image with is said again
+	Also          []string         // digests that a claim is about besides, each itself decided good
 	Summary       []byte           // of an attestation that is not signed again: the payload that is signed instead, whose key StatementKey is
 	Decided       string           // key of the statement that was decided: StatementKey, but of a summary
 }

@@ -616,6 +616,23 @@ func TestAttack(t *testing.T) {
 		again(t, k, Result{Planned: 1, Already: 1})
 		wantEqual(t, "uses of the key", k.next.signed, 1)
 	})
+	t.Run("a claim that is also about another image", func(t *testing.T) {
+		t.Parallel()
+		k := b.newCase(t)
+		good, rogue := k.push(t, "good"), k.push(t, "rogue")
+		must(t, k.old.SignBundle(t.Context(), good, sandbox.NoProof))
+		k.plan(t, good)
+		statement := fmt.Sprintf(`{"_type":"https://in-toto.io/Statement/v1","subject":[{"digest":{"sha256":%q}},{"digest":{"sha256":%q}}],"predicateType":%q,"predicate":{}}`,
+			strings.TrimPrefix(good.DigestStr(), "sha256:"), strings.TrimPrefix(rogue.DigestStr(), "sha256:"), spdx)
+		i := k.items[0]
+		i.Seq, i.PredicateType, i.StatementKey, i.Formats = 2, spdx, spdx+"#"+inventory.Digest([]byte(statement)), []inventory.Format{inventory.Bundle, inventory.LegacyAtt}
+		i.SourceFormat = inventory.LegacyAtt
+		i.SourceContent = k.vault(t, fmt.Sprintf(`{"payload":%q,"payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"c2ln"}]}`, encode(statement)))
+		k.items = append(k.items, i)
+		wantEqual(t, "result", k.run(t, k.client), Result{Planned: 3, Signed: 1, Failed: 2})
+		k.items[1].Also = []string{rogue.DigestStr()} // the plan knows it to be good
+		wantEqual(t, "result where both are good", k.run(t, k.client), Result{Planned: 3, Signed: 2, Already: 1})
+	})
 	t.Run("a bundle that names an image which is held by now", func(t *testing.T) {
 		t.Parallel()
 		k := b.newCase(t)

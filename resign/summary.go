@@ -3,6 +3,7 @@ package resign
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/verify"
@@ -27,6 +28,15 @@ func (r *run) message(ctx context.Context, u *unit) ([]byte, error) {
 	}
 	if is := u.PredicateType + "#" + inventory.Digest(message); is != u.StatementKey {
 		return nil, fmt.Errorf("the payload to re-issue is not the one that was approved (%s, not %s): see \"reseal db check\"", is, u.StatementKey)
+	}
+	subjects, err := inventory.Subjects(message)
+	if err != nil {
+		return nil, fmt.Errorf("the payload to re-issue: %w", err)
+	}
+	for _, digest := range subjects {
+		if digest != u.Digest && !slices.Contains(u.Also, digest) {
+			return nil, fmt.Errorf("the payload to re-issue is also about %s, which the plan does not know to be good: whoever attaches the new signature to that has it accepted", digest)
+		}
 	}
 	return message, nil
 }

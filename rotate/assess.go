@@ -37,6 +37,7 @@ type Item struct {
 	Recall     bool               `json:"recall,omitempty"`  // it was re-signed, and would not be any more
 	Formats    []inventory.Format `json:"formats,omitempty"` // to re-sign in
 	Summary    bool               `json:"summary,omitempty"` // not the statement is signed again, but a summary of it: see Plan.Summary
+	Also       []string           `json:"also,omitempty"`    // digests that a claim to be re-signed is about besides, each decided good
 	Signatures []ItemSignature    `json:"signatures"`
 
 	reads   []inventory.Format // formats that the replaced signers' verified signatures are in
@@ -277,7 +278,7 @@ func decideAll(a inventory.Artifact, sigs []inventory.Signature, p trust.Policy)
 	for key := range outcomes {
 		out := settled(outcomes, key)
 		item := Item{Repository: a.Repository, Digest: a.Digest, MediaType: a.MediaType, Size: a.Size, Deployed: a.Deployed,
-			Tags: a.Tags, Statement: key, Decision: out.Decision, Reason: out.Reason, Formats: out.Formats, Summary: out.Summary, vouched: out.Vouched}
+			Tags: a.Tags, Statement: key, Decision: out.Decision, Reason: out.Reason, Formats: out.Formats, Summary: out.Summary, Also: out.Also, vouched: out.Vouched}
 		for _, g := range out.Signatures {
 			is := ItemSignature{ID: g.ID, Signer: g.Signer.ID(), Format: g.Format,
 				Content: g.Content, Verdict: g.Verdict, Why: g.Reason, Proves: p.Proves(&g)}
@@ -317,6 +318,45 @@ func settled(outcomes map[string]trust.Outcome, key string) trust.Outcome {
 	}
 	image := outcomes[inventory.SignPredicate] // none decided: no claim may speak for it
 	return trust.WithClaims(&image, outcomes[key])
+}
+
+// unfit returns what says by a policy why the new signer must not speak for a
+// digest, or "": no repository is known in which the image itself is covered or to
+// be re-signed. What cannot be looked up is not fit.
+func unfit(ctx context.Context, s *store.Store) func(trust.Policy, string) string {
+	return func(p trust.Policy, digest string) string {
+		p.Unfit = nil // claims about it, perhaps the one that is asked about, do not decide about itself
+		why := "no scan has seen it"
+		for at := (store.Place{}); ; {
+			arts, next, err := s.Artifacts(ctx, store.Selection{Digest: digest}, at, page)
+			if err != nil {
+				return err.Error()
+			}
+			if len(arts) == 0 {
+				return why
+			}
+			at = next
+			all, err := s.SignaturesOfAll(ctx, arts)
+			if err != nil {
+				return err.Error()
+			}
+			for n, a := range arts {
+				items, err := decideOne(ctx, s, a, all[n], p)
+				if err != nil {
+					return err.Error()
+				}
+				image := slices.IndexFunc(items, func(i Item) bool { return i.Statement == inventory.SignPredicate })
+				switch {
+				case image < 0:
+					why = "nothing is decided about it in " + a.Repository
+				case items[image].Decision == trust.Resign || items[image].Decision == trust.None:
+					return ""
+				default:
+					why = fmt.Sprintf("in %s it is on %s (%s)", a.Repository, items[image].Decision, items[image].Reason)
+				}
+			}
+		}
+	}
 }
 
 // past is what earlier plans re-signed.
@@ -394,7 +434,7 @@ func (h *past) recall(ctx context.Context, a inventory.Artifact, sigs []inventor
 			if i.Recall && trust.Compare(i.Decision, now.Decision) <= 0 {
 				continue // by another plan, for a graver reason
 			}
-			i.Recall, i.Decision, i.Formats, i.Summary, i.vouched = true, now.Decision, nil, false, nil
+			i.Recall, i.Decision, i.Formats, i.Summary, i.Also, i.vouched = true, now.Decision, nil, false, nil, nil
 			i.Reason = fmt.Sprintf("re-signed under plan %s, which would not be done now: %s", plan, now.Reason)
 		}
 	}

@@ -472,6 +472,40 @@ func TestAttackOnPlans(t *testing.T) {
 			})
 			k.wantChanged(t, plan, item, "the image itself is not proven good")
 		}},
+		{"a good claim about an image and others", func(t *testing.T, k *kase) {
+			for n, tc := range []struct {
+				also []string
+				want trust.Decision
+				says string
+			}{
+				{nil, trust.Resign, "existed by"},
+				{[]string{digest(1), digest(4)}, trust.Resign, "existed by"}, // to be re-signed, and covered
+				{[]string{digest(3)}, trust.Hold, rogueFor},
+				{[]string{digest(2)}, trust.Hold, "is on hold"},
+				{[]string{digest(5)}, trust.Hold, "nothing is decided about it"},
+				{[]string{digest(99)}, trust.Hold, "no scan has seen it"},
+			} {
+				n += 80
+				g := claim(k.old, inventory.Bundle, spdx, 60, true)
+				k.update(t, func(tx *store.Tx) (err error) {
+					g.Content, err = tx.PutVault(t.Context(), stored(g.Format, about(append(tc.also, digest(n))...)))
+					return err
+				})
+				k.put(t, repo, n, signed(k.old, inventory.Bundle, true), g)
+				plan, _ := k.plan(t, func(p *Plan) { p.Homes = []string{repo} })
+				item := k.item(t, plan, n, spdx)
+				if item.Decision != tc.want || !strings.Contains(item.Reason, tc.says) {
+					t.Errorf("also about %v: %s (%s), want %s (%s)", tc.also, item.Decision, item.Reason, tc.want, tc.says)
+				}
+				wantEqual(t, "also about", item.Also, map[bool][]string{true: tc.also}[tc.want == trust.Resign])
+				if item.Also != nil {
+					k.wantSame(t, plan, item)
+					k.open(t, "INC-2", k.builder.id, 1)
+					k.wantChanged(t, plan, item, "which is marked rogue")
+					k.withdraw(t, "INC-2")
+				}
+			}
+		}},
 		{"a mark is taken back, and the plan still denies", func(t *testing.T, k *kase) {
 			k.open(t, "INC-2", k.builder.id, 1)
 			plan, _ := k.plan(t, nil)

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -174,6 +175,12 @@ func (k *kase) put(t testing.TB, repository string, n int, sigs ...inventory.Sig
 			if g.Names == "named" {
 				g.Names = repository
 			}
+			if g.PredicateType != inventory.SignPredicate && g.Content == digest(51) { // what a claim is about is looked at
+				var err error
+				if g.Content, err = tx.PutVault(t.Context(), stored(g.Format, about(g.Digest))); err != nil {
+					return err
+				}
+			}
 			g.ID = inventory.SignatureID(repository, g.Digest, g.Format, g.Signer, g.PayloadDigest+g.PredicateType, nil)
 			if err := tx.PutSignature(t.Context(), g); err != nil {
 				return err
@@ -205,6 +212,23 @@ func claim(p person, f inventory.Format, predicateType string, payload int, prov
 	g := signed(p, f, proven)
 	g.PredicateType, g.PayloadDigest, g.Names = predicateType, digest(payload), ""
 	return g
+}
+
+// about is a statement about some digests.
+func about(digests ...string) []byte {
+	var subjects []string
+	for _, d := range digests {
+		subjects = append(subjects, fmt.Sprintf(`{"digest":{"sha256":%q}}`, strings.TrimPrefix(d, "sha256:")))
+	}
+	return fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","subject":[%s],"predicateType":%q,"predicate":{}}`, strings.Join(subjects, ","), spdx)
+}
+
+// stored is a statement as it is kept in a format.
+func stored(f inventory.Format, statement []byte) []byte {
+	if f != inventory.Bundle {
+		return envelope(statement)
+	}
+	return fmt.Appendf(nil, `{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{"publicKey":{"hint":"x"}},"dsseEnvelope":%s}`, envelope(statement))
 }
 
 func (k *kase) fill(t testing.TB) {

@@ -353,10 +353,8 @@ func TestExplainArtifact(t *testing.T) {
 	must(t, err)
 	wantEqual(t, "repositories", []any{len(x), x[0].Repository, x[0].Deployed, len(x[0].Statements)}, []any{1, repo, true, 2})
 	for _, st := range x[0].Statements {
-		// What is in the envelope of the claim cannot be read, which accuses nobody.
-		unexplained := st.Statement == inventory.SignPredicate
 		wantEqual(t, st.Statement, []any{st.Decision, st.Planned.Decision, st.Planned.Changed, st.Sightings[0].Unexplained, st.Sightings[0].FirstSeen.Equal(before)},
-			[]any{trust.Resign, trust.Resign, false, unexplained, true})
+			[]any{trust.Resign, trust.Resign, false, true, true})
 		if len(st.Explanation.Rules) == 0 || len(st.Explanation.Signatures) == 0 {
 			t.Errorf("no reasoning about %s", st.Statement)
 		}

@@ -121,6 +121,7 @@ func (p Plan) policy(ctx context.Context, s *store.Store, incidents []trust.Inci
 		Trusted:     known,
 		Unexplained: unexplained(ctx, s, p.Sources, incidents),
 		Payload:     payloadOf(ctx, s),
+		Unfit:       unfit(ctx, s),
 		Listed:      func(v trust.Voucher, digest string) bool { return lists[v.List].holds(digest) },
 		Runs:        runs(ctx, s),
 		Void:        func(v trust.Voucher) string { return voided[v.ID()] },

@@ -478,7 +478,7 @@ func (w *approved) Items(ctx context.Context, after int64, limit int) ([]resign.
 // itemOf gives the engine what it needs of an item.
 func (w *approved) itemOf(i rotate.Item) (r resign.Item, err error) {
 	r = resign.Item{Seq: i.Seq, Repository: i.Repository, Digest: i.Digest, MediaType: i.MediaType, Size: i.Size,
-		PredicateType: i.PredicateType(), StatementKey: i.Statement, Decided: i.Statement, Formats: i.Formats}
+		PredicateType: i.PredicateType(), StatementKey: i.Statement, Decided: i.Statement, Formats: i.Formats, Also: i.Also}
 	if i.Summary {
 		if r.Summary, err = w.permission.Plan().Summary(w.permission.Digest(), i); err != nil {
 			return r, err

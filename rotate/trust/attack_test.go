@@ -1,6 +1,8 @@
 package trust
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +23,17 @@ func claim(by signer.Identity, payload string, bounds ...inventory.Bound) invent
 	s := sig(by, bounds...)
 	s.ID, s.PredicateType, s.PayloadDigest = "c"+payload, vexType, payload
 	return s
+}
+
+// statement returns what reads every claim as one about some digests.
+func statement(digests ...string) func(inventory.Signature) ([]byte, error) {
+	var subjects []string
+	for _, d := range digests {
+		subjects = append(subjects, fmt.Sprintf(`{"digest":{"sha256":%q}}`, strings.TrimPrefix(d, "sha256:")))
+	}
+	return func(inventory.Signature) ([]byte, error) {
+		return fmt.Appendf(nil, `{"subject":[%s]}`, strings.Join(subjects, ",")), nil
+	}
 }
 
 func naming(s inventory.Signature, repository string) inventory.Signature {
@@ -90,6 +103,7 @@ func TestAttack(t *testing.T) {
 	payload := func(text string) func(inventory.Signature) ([]byte, error) {
 		return func(inventory.Signature) ([]byte, error) { return []byte(text), nil }
 	}
+	fit := func(Policy, string) string { return "" }
 	content := voucher
 	content.Content = map[string]string{"builder.id": "ours"}
 
@@ -158,6 +172,18 @@ func TestAttack(t *testing.T) {
 		{name: "provenance does not vouch for a claim", about: vexType, sigs: []inventory.Signature{provenance(build), claim(thief, "rogue")},
 			policy: Policy{Vouchers: []Voucher{voucher}, Homes: []string{"r.example/a"}}, want: Hold},
 		{name: "a list does not vouch for a claim", about: vexType, sigs: []inventory.Signature{seen(claim(thief, "rogue"), 1)}, policy: with(list), want: Hold},
+		{name: "good claim that is also about an image marked rogue", about: vexType, sigs: []inventory.Signature{sig(thief, upper(1, tsa)), claim(thief, "release", upper(1, tsa))},
+			policy: Policy{Payload: statement(artifact.Digest, "sha256:r"), Unfit: fit, Rogue: map[string]string{"sha256:r": "seen"}}, want: Hold},
+		{name: "good claim that is also about an image on hold", about: vexType, sigs: []inventory.Signature{sig(thief, upper(1, tsa)), claim(thief, "release", upper(1, tsa))},
+			policy: Policy{Payload: statement(artifact.Digest, "sha256:r"), Unfit: func(Policy, string) string { return "it is on hold" }}, want: Hold},
+		{name: "good claim that is also about what nobody knows", about: vexType, sigs: []inventory.Signature{sig(thief, upper(1, tsa)), claim(thief, "release", upper(1, tsa))},
+			policy: Policy{Payload: statement(artifact.Digest, "sha256:r")}, want: Hold},
+		{name: "good claim of which nobody can read what it is about", about: vexType, sigs: []inventory.Signature{sig(thief, upper(1, tsa)), claim(thief, "release", upper(1, tsa))},
+			policy: Policy{Payload: func(inventory.Signature) ([]byte, error) { return nil, errors.New("lost") }, Unfit: fit}, want: Hold},
+		{name: "good claim that can be read in two ways", about: vexType, sigs: []inventory.Signature{sig(thief, upper(1, tsa)), claim(thief, "release", upper(1, tsa))},
+			policy: Policy{Payload: payload(`{"subject":[],"Subject":[{"digest":{"sha256":"r"}}]}`), Unfit: fit}, want: Hold},
+		{name: "good claim about several images that are good", about: vexType, sigs: []inventory.Signature{sig(thief, upper(1, tsa)), claim(thief, "release", upper(1, tsa))},
+			policy: Policy{Payload: statement(artifact.Digest, "sha256:r"), Unfit: fit}, want: Resign},
 		{name: "a CI run does not vouch for a claim", about: vexType, sigs: []inventory.Signature{seen(claim(thief, "rogue"), 1)}, policy: records(run(build, other)), want: Hold},
 
 		{name: "kept elsewhere beside one by a stolen key whose other timestamp is not lost", policy: primary(lists(leaked("KEY", 10, other)), lostTSA),

@@ -2,6 +2,7 @@ package trust
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -55,9 +56,12 @@ type Policy struct {
 	// Unexplained reports whether a declared complete source covers a signature
 	// and does not explain it. nil: unknown of all.
 	Unexplained func(inventory.Signature) bool
-	// Payload returns the signed payload of a signature, for a voucher's
-	// content rule.
+	// Payload returns the signed payload of a signature: for a voucher's content
+	// rule, and for what a claim is about besides. nil: none can be read.
 	Payload func(inventory.Signature) ([]byte, error)
+	// Unfit says, by a policy, why the new signer must not speak for a digest that a
+	// claim is about besides its own artifact, or "". nil: it must for none.
+	Unfit func(p Policy, digest string) string
 	// Listed reports whether the list of a voucher holds a digest.
 	Listed func(v Voucher, digest string) bool
 	// Runs returns the authenticated records of completed CI runs that made a
@@ -147,6 +151,7 @@ type Outcome struct {
 	Formats    []inventory.Format // what to re-sign in, for Resign
 	Vouched    []int              // where no signature proves it good: every one of Policy.Vouchers that does
 	Summary    bool               // for Resign: what is signed is a summary of it, see summary.go
+	Also       []string           // for Resign of a claim: digests that it is about besides, each itself decided good
 	Signatures []Judged
 }
 
@@ -298,7 +303,59 @@ func (q *question) proven() (Outcome, bool) {
 	case q.another():
 		return Outcome{Decision: Resign, Reason: proof + "; it is its builder's word, which nobody else gives: a summary says that it was verified", Formats: q.missing, Summary: true}, true
 	}
-	return Outcome{Decision: Resign, Reason: proof, Formats: q.missing, Vouched: vouched}, true
+	also, why := q.also()
+	if why != "" {
+		return hold(proof + "; but " + why)
+	}
+	return Outcome{Decision: Resign, Reason: proof, Formats: q.missing, Vouched: vouched, Also: also}, true
+}
+
+// also returns the digests that a claim is about besides its own artifact, or says
+// why the new signer must not speak for one of them. A claim is signed again byte
+// for byte, and whoever can write to a registry puts it, as a bundle, on whatever
+// it names: cosign then takes it for that one's signature. The payload of an image
+// signature is made anew, of its image alone.
+func (q *question) also() (digests []string, why string) {
+	if q.st.PredicateType() == inventory.SignPredicate {
+		return nil, ""
+	}
+	subjects, err := q.subjects()
+	if err != nil {
+		return nil, fmt.Sprintf("nobody can tell what else it is about (%s), and the new signer would speak for all of that", err)
+	}
+	for _, digest := range subjects {
+		if digest == q.st.Artifact.Digest {
+			continue
+		}
+		if why, rogue := q.Rogue[digest]; rogue {
+			return nil, fmt.Sprintf("it is also about %s, which is marked rogue: %s", digest, why)
+		}
+		why := "nothing is known of that"
+		if q.Unfit != nil {
+			why = q.Unfit(*q.Policy, digest)
+		}
+		if why != "" {
+			return nil, fmt.Sprintf("it is also about %s, for which the new signer would speak by it: %s", digest, why)
+		}
+		digests = append(digests, digest)
+	}
+	return digests, ""
+}
+
+// subjects returns what the statement names, by the first of its signatures that
+// can be read: they have one payload.
+func (q *question) subjects() (out []string, err error) {
+	err = errors.New("its payload cannot be read")
+	for n := range q.sigs {
+		if !q.sigs[n].Verified || q.Payload == nil {
+			continue
+		}
+		var payload []byte
+		if payload, err = q.Payload(q.sigs[n].Signature); err == nil {
+			return inventory.Subjects(payload)
+		}
+	}
+	return nil, err
 }
 
 // proof returns what a signature proves the statement good by, and whether a
@@ -620,7 +677,7 @@ func WithClaims(image *Outcome, claim Outcome) Outcome {
 	case !bundle:
 		why = "a bundle that anybody can make of the envelope would make verifiers accept the image"
 	}
-	claim.Decision, claim.Formats, claim.Summary = Hold, nil, false
+	claim.Decision, claim.Formats, claim.Summary, claim.Also = Hold, nil, false, nil
 	claim.Reason += "; but the " + what + " itself is not proven good, and " + why
 	return claim
 }

@@ -68,7 +68,7 @@ func TestFiles(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			p := Policy{Incidents: []Incident{leaked("I", 10, thief)}, Primary: "I", Successor: next, Skew: skew,
-				Trusted: func(id signer.Identity) bool { return id == thief }}
+				Trusted: func(id signer.Identity) bool { return id == thief }, Payload: statement(file)}
 			tc.policy(&p)
 			statements := inventory.Statements(inventory.Artifact{Repository: inventory.Files, Digest: file}, tc.sigs)
 			var image *Outcome

@@ -15,7 +15,7 @@ import (
 // rotation is a policy that rotates other to next.
 func rotation(incidents ...Incident) Policy {
 	return Policy{Incidents: incidents, Skew: skew, Rotates: []signer.Identity{other}, Successor: next,
-		Trusted: func(id signer.Identity) bool { return id == other || id == build }}
+		Trusted: func(id signer.Identity) bool { return id == other || id == build }, Payload: statement(artifact.Digest)}
 }
 
 // decided is what one image signature beside others comes to.

@@ -179,7 +179,7 @@ func TestNoSummaryOfWhatIsNotBelieved(t *testing.T) {
 			}
 			seen++
 			claim := st
-			claim.Key = vexType + "#p1"
+			claim.Key, w.policy.Payload = vexType+"#p1", summaries
 			if as, _ := Decide(claim, w.statements, w.policy); as.Decision != Resign {
 				t.Fatalf("a summary (%s) of what would be decided %s (%s)", out.Reason, as.Decision, as.Reason)
 			}

@@ -430,7 +430,7 @@ func (r *run) makeFile(ctx context.Context, u *unit) ([]byte, error) {
 		}
 		content = &sign.DSSEData{Data: message, PayloadType: intotoType}
 	}
-	if err := r.pace.Wait(ctx); err != nil {
+	if _, err := r.turn(ctx, []*unit{u}); err != nil {
 		return nil, err
 	}
 	switch {

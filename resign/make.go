@@ -150,11 +150,51 @@ func (r *run) makeAll(ctx context.Context, units []*unit, contents [][]byte) err
 			if errors.As(err, new(stopped)) {
 				return err
 			}
+			if why := held(""); errors.As(err, &why) {
+				u.record.State, u.record.Why = Held, string(why)
+				return nil
+			}
 			u.err = err
 			return nil
 		})
 	}
 	return g.Wait()
+}
+
+// held is why a unit is not to be signed any more.
+type held string
+
+func (h held) Error() string { return string(h) }
+
+// turn waits until the key may be used for some units, and returns those that are
+// still to be signed: waiting can take long.
+func (r *run) turn(ctx context.Context, units []*unit) (good []*unit, err error) {
+	ask := func() (err error) {
+		good = nil
+		for _, u := range units {
+			why, askErr := u.decisions.of(ctx, u.Seq, r.Recheck)
+			switch {
+			case askErr != nil:
+				return stopped{askErr}
+			case why != "":
+				err = held(why)
+			default:
+				good = append(good, u)
+			}
+		}
+		if len(good) > 0 {
+			return nil
+		}
+		return err
+	}
+	if err := ask(); err != nil { // no turn is taken for nothing
+		return nil, err
+	}
+	if err := r.pace.Wait(ctx); err != nil {
+		return nil, err
+	}
+	err = ask()
+	return good, err
 }
 
 // makeOne makes one signature, or the one that serves its batch. A proof that
@@ -175,7 +215,11 @@ func (r *run) makeOne(ctx context.Context, u *unit) ([]byte, error) {
 		return content, err
 	}
 	if u.batch != nil {
-		return u.batch.make(twice)
+		content, err := u.batch.make(twice)
+		if why := u.decisions.known(u.Seq); err == nil && why != "" { // the statement is about the others
+			err = held(why)
+		}
+		return content, err
 	}
 	return twice()
 }
@@ -321,11 +365,12 @@ func (r *run) make(ctx context.Context, units []*unit) ([]byte, error) {
 	if u.format.InFiles() {
 		return r.makeFile(ctx, u)
 	}
-	message, err := r.payload(ctx, units)
+	units, err := r.turn(ctx, units)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.pace.Wait(ctx); err != nil {
+	message, err := r.payload(ctx, units)
+	if err != nil {
 		return nil, err
 	}
 	switch u.format {

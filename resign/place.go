@@ -97,14 +97,18 @@ func (p *place) fail(err error) {
 // otherwise: a unit that was never intended is looked for when it is written, and
 // one whose bytes are kept, too.
 func (r *run) look(ctx context.Context, p *place) error {
-	if p.format.InFiles() {
+	switch {
+	case !r.looksAt(p):
+		return nil
+	case p.format.InFiles():
 		return r.lookForFiles(ctx, p)
 	}
-	if r.Apply && !slices.ContainsFunc(p.units, func(u *unit) bool { return u.open() && u.record.State != "" && u.record.Content == "" }) {
-		return nil
-	}
-	base := r.base(p)
-	return r.find(ctx, p, base)
+	return r.find(ctx, p, r.base(p))
+}
+
+func (r *run) looksAt(p *place) bool {
+	return !r.Apply || p.format.InFiles() ||
+		slices.ContainsFunc(p.units, func(u *unit) bool { return u.open() && u.record.State != "" && u.record.Content == "" })
 }
 
 // find takes note of the units whose signature is there, as their consumer

@@ -16,6 +16,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -72,7 +73,8 @@ type Work interface {
 	// one artifact follow one another.
 	Items(ctx context.Context, after int64, limit int) ([]Item, error)
 	// Still reports of each of some items whether the decision to re-sign it still
-	// holds: why not, or "".
+	// holds, by what is known now: why not, or "". It is asked by several at once,
+	// for each chunk just before it is signed, and again while that takes long.
 	Still(ctx context.Context, items []Item) (why []string, err error)
 }
 
@@ -115,6 +117,7 @@ type Engine struct {
 	Parallel int           // artifacts published at once; default 8
 	Making   int           // signatures made at once; default 192, as remote signers and logs take long
 	Rate     rate.Limit    // signatures a second; 0: no limit
+	Recheck  time.Duration // how old the word that a decision still holds may be when the key is used; default 250 ms
 	Settle   time.Duration // how long after the last write to look again where others write, too; default 2 s
 
 	Files Files // where files are, and the signatures that are made of them
@@ -173,6 +176,8 @@ type unit struct {
 	holder []byte        // the manifest that holds what was found: restoring it takes that, too
 	err    error
 
+	decisions *decisions // of its chunk
+
 	batch    *batch // that it is signed in; nil: alone
 	uploaded bool   // the content is in the repository
 	already  bool   // counted as found
@@ -219,8 +224,8 @@ func (e Engine) Run(ctx context.Context, work Work) (Result, error) {
 	if !e.Services.None() {
 		g.SetLimit(aheadOfServices)
 	}
-	err = r.chunks(gctx, work, func(items []Item, why []string) {
-		g.Go(func() error { return r.chunk(gctx, items, why) })
+	err = r.chunks(gctx, work, func(items []Item) {
+		g.Go(func() error { return r.chunk(gctx, work, items) })
 	})
 	if chunkErr := g.Wait(); chunkErr != nil {
 		err = chunkErr // what came of the others follows from it
@@ -237,6 +242,9 @@ func (e Engine) start(ctx context.Context) (*run, error) {
 	}
 	if e.Making < 1 {
 		e.Making = 192
+	}
+	if e.Recheck == 0 {
+		e.Recheck = 250 * time.Millisecond
 	}
 	if e.Settle == 0 {
 		e.Settle = 2 * time.Second
@@ -280,8 +288,8 @@ func (e Engine) keyless() error {
 }
 
 // chunks gives do the items of the work, a chunk at a time and never one
-// artifact in two, and which of them are no longer to be signed.
-func (r *run) chunks(ctx context.Context, work Work, do func(items []Item, why []string)) error {
+// artifact in two.
+func (r *run) chunks(ctx context.Context, work Work, do func(items []Item)) error {
 	size := chunk
 	if r.Batch {
 		size = maxSubjects
@@ -307,14 +315,10 @@ func (r *run) chunks(ctx context.Context, work Work, do func(items []Item, why [
 		if err != nil {
 			return err
 		}
-		why, err := work.Still(ctx, items)
-		if err != nil {
-			return err
-		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		do(items, why)
+		do(items)
 		items = next
 	}
 	return err
@@ -322,16 +326,18 @@ func (r *run) chunks(ctx context.Context, work Work, do func(items []Item, why [
 
 func sameArtifact(a, b Item) bool { return a.Repository == b.Repository && a.Digest == b.Digest }
 
-func (r *run) chunk(ctx context.Context, items []Item, why []string) error {
-	units, err := r.units(ctx, items, why)
+func (r *run) chunk(ctx context.Context, work Work, items []Item) error {
+	units, err := r.units(ctx, items)
 	if err != nil {
 		return err
 	}
-	if err := r.unbatch(ctx, units); err != nil {
+	d := &decisions{work: work, items: items}
+	if err := r.decide(ctx, units, d); err != nil {
 		return err
 	}
 	artifacts := places(units)
-	if err := r.each(ctx, artifacts, r.look); err != nil {
+	toLook := slices.DeleteFunc(slices.Clone(artifacts), func(list []*place) bool { return !slices.ContainsFunc(list, r.looksAt) })
+	if err := r.each(ctx, toLook, r.look); err != nil {
 		return err
 	}
 	if !r.Apply {
@@ -339,6 +345,9 @@ func (r *run) chunk(ctx context.Context, items []Item, why []string) error {
 			r.count(u)
 		}
 		return nil
+	}
+	if err := r.decide(ctx, units, d); err != nil { // looking may have taken long
+		return err
 	}
 	if err := r.sign(ctx, units); err != nil {
 		return err
@@ -353,7 +362,7 @@ func (r *run) chunk(ctx context.Context, items []Item, why []string) error {
 }
 
 // units lists the work of some items that still may be done.
-func (r *run) units(ctx context.Context, items []Item, why []string) ([]*unit, error) {
+func (r *run) units(ctx context.Context, items []Item) ([]*unit, error) {
 	records, err := r.Store.Reissues(ctx, r.Plan, items[0].Seq, items[len(items)-1].Seq)
 	if err != nil {
 		return nil, err
@@ -367,14 +376,11 @@ func (r *run) units(ctx context.Context, items []Item, why []string) ([]*unit, e
 		known[key{rec.Seq, rec.Format}] = rec
 	}
 	var out []*unit
-	for n, i := range items {
+	for _, i := range items {
 		for _, f := range i.Formats {
 			u := &unit{Item: i, format: f, record: known[key{i.Seq, f}]}
 			u.record.Plan, u.record.Seq, u.record.Format = r.Plan, i.Seq, f
-			switch {
-			case why[n] != "":
-				u.record.State, u.record.Why = Held, why[n]
-			case u.record.State == Held: // it was once; it is looked at anew
+			if u.record.State == Held { // it was once; it is looked at anew
 				u.record.State, u.record.Why = "", ""
 			}
 			out = append(out, u)
@@ -384,6 +390,66 @@ func (r *run) units(ctx context.Context, items []Item, why []string) ([]*unit, e
 	r.result.Planned += int64(len(out))
 	r.mu.Unlock()
 	return out, nil
+}
+
+// decisions are those on the items of a chunk, as they are now.
+type decisions struct {
+	work  Work
+	items []Item
+
+	mu  sync.Mutex
+	at  time.Time        // when they were asked for
+	why map[int64]string // why an item is not to be signed any more, by its number
+}
+
+// of says why an item is not to be signed any more, or "". What is older than
+// age is asked for anew, of all of the chunk at once.
+func (d *decisions) of(ctx context.Context, seq int64, age time.Duration) (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.why[seq] == "" && (d.at.IsZero() || time.Since(d.at) >= age) {
+		at := time.Now()
+		why, err := d.work.Still(ctx, d.items)
+		if err != nil {
+			return "", err
+		}
+		d.at = at
+		if d.why == nil {
+			d.why = map[int64]string{}
+		}
+		for n, i := range d.items {
+			if why[n] != "" { // and stays so, whatever is said later
+				d.why[i.Seq] = why[n]
+			}
+		}
+	}
+	return d.why[seq], nil
+}
+
+// known says why an item is not to be signed any more, as was learnt by now.
+func (d *decisions) known(seq int64) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.why[seq]
+}
+
+// decide holds the units that are not to be signed any more.
+func (r *run) decide(ctx context.Context, units []*unit, d *decisions) error {
+	changed := d.at.IsZero()
+	for _, u := range units {
+		why, err := d.of(ctx, u.Seq, r.Recheck)
+		if err != nil {
+			return err
+		}
+		u.decisions = d
+		if why != "" && u.record.State != Held {
+			u.record.State, u.record.Why, changed = Held, why, true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return r.unbatch(ctx, units)
 }
 
 // each runs do on the places of every artifact: artifacts side by side, the

@@ -198,3 +198,12 @@ func (a *App) permit(ctx context.Context, digest string) (rotate.Permission, err
 	}
 	return rotate.Permit(ctx, a.store, j, full, a.now())
 }
+
+// again checks whether a plan that was permitted may still be carried out.
+func (a *App) again(ctx context.Context, p rotate.Permission) (rotate.Permission, error) {
+	j, err := a.judge()
+	if err != nil {
+		return p, err
+	}
+	return p.Again(ctx, a.store, j, a.now())
+}

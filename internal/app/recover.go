@@ -429,18 +429,12 @@ type approved struct {
 	part       part            // of the items
 	apply      bool            // it is in earnest
 	given      int64           // items so far, of whatever part
-	policy     trust.Policy
 	ahead      []resign.Item
 	cut        bool // there would have been more
 }
 
-// Items implements resign.Work. With each page it looks anew at what is known:
-// an incident declared during a long run counts from the next page on.
+// Items implements resign.Work.
 func (w *approved) Items(ctx context.Context, after int64, limit int) ([]resign.Item, error) {
-	var err error
-	if w.policy, err = w.permission.Current(ctx, w.store); err != nil {
-		return nil, err
-	}
 	for len(w.ahead) < limit && len(w.shards) > 0 {
 		s := w.shards[0]
 		w.shards = w.shards[1:]
@@ -499,7 +493,8 @@ func (w *approved) itemOf(i rotate.Item) (r resign.Item, err error) {
 	return r, nil
 }
 
-// Still implements resign.Work.
+// Still implements resign.Work. It looks anew at what is known: an incident
+// declared during a long run counts from then on.
 func (w *approved) Still(ctx context.Context, items []resign.Item) ([]string, error) {
 	asked := make([]rotate.Item, len(items))
 	for n, i := range items {
@@ -508,7 +503,11 @@ func (w *approved) Still(ctx context.Context, items []resign.Item) ([]string, er
 			asked[n].Signatures = append(asked[n].Signatures, rotate.ItemSignature{Content: g.Content, Proves: true})
 		}
 	}
-	why, err := rotate.Still(ctx, w.store, w.permission.Digest(), w.policy, asked)
+	policy, err := w.permission.Current(ctx, w.store)
+	if err != nil {
+		return nil, err
+	}
+	why, err := rotate.Still(ctx, w.store, w.permission.Digest(), policy, asked)
 	for n := range why {
 		if why[n] == "" && err == nil {
 			why[n], err = w.early(ctx, items[n])

@@ -61,6 +61,10 @@ func (a *App) share(ctx context.Context, p rotate.Permission, e resign.Engine, s
 	tell, settled := e.Progress, e.Settled
 	size := int64(claimItems)
 	for o.Only.Limit == 0 || given < o.Only.Limit {
+		p, err := a.again(ctx, p) // as workers do, at each claim
+		if err != nil {
+			return total, err
+		}
 		l, err := a.claim(ctx, e.By, plan, owner, sel, size, o)
 		if err != nil {
 			return total, err

@@ -83,6 +83,33 @@ func TestShareCountsOnce(t *testing.T) {
 	}
 }
 
+// TestSharePermittedAgain has a plan expire while a process works on it: it takes
+// no more shards.
+func TestSharePermittedAgain(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	ctx := t.Context()
+	o := RotationOptions{Rotation: "BUNDLES", From: "release", To: "release", Formats: []string{"bundle"}, Skew: time.Minute, Expires: time.Hour}
+	_, plan, _, err := h.PlanRotation(ctx, o, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, person := range []string{"alice", "bob"} {
+		must(h.ApproveWithKey(ctx, plan, person, h.key(t, person), false))
+	}
+	r, err := h.Resign(ctx, ResignOptions{Plan: plan, Signer: signer.Always(h.key(t, "release")), Apply: true, Progress: func(int64, resign.Result, []HostStatus) {
+		lost := store.Claim{Plan: plan, Owner: "another", Epoch: -1, Shards: must(h.store.Shards(ctx, plan))}
+		check(t, h.store.Update(ctx, h.by("test"), func(tx *store.Tx) error { return tx.RecheckShards(ctx, lost) }))
+		h.options.Now = func() time.Time { return time.Now().Add(2 * time.Hour) }
+	}})
+	if err == nil || !strings.Contains(err.Error(), "expired") || r.Signed != 1 {
+		t.Errorf("%+v, %v: want it to stop because the plan expired", r.Result, err)
+	}
+	if all := must(h.store.Shards(ctx, plan)); len(all) != 1 || all[0].Attempts != 1 {
+		t.Errorf("shards %+v, want one that was looked at once", all)
+	}
+}
+
 // TestResignPerHost has two registries, of which progress and report tell apart
 // what was done in each.
 func TestResignPerHost(t *testing.T) {

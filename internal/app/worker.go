@@ -310,11 +310,7 @@ func (w *worker) permitted(ctx context.Context, plan string) (rotate.Permission,
 		}
 		return p, err
 	}
-	judge, err := w.judge()
-	if err != nil {
-		return p, err
-	}
-	return p.Again(ctx, w.store, judge, w.now())
+	return w.again(ctx, p)
 }
 
 // requeue queues shards again that a dead worker had and, while this one has

@@ -400,9 +400,68 @@ func TestAttack(t *testing.T) {
 			_, err = o.repo.PublishRevocations(t.Context(), nil, signersOf(o.responders), o.online.Signer)
 			refused(t, err, "somebody has the online key")
 		})
-		_, err = o.repo.Republish(t.Context())
+		_, err = o.repo.Republish(t.Context(), nil)
 		check(t, err)
 		o.revoke(t, nil)
+	})
+	t.Run("old copy of the directory republished", func(t *testing.T) {
+		o, r, away := copied(t, nil)
+		o.revoke(t, map[string][]byte{"revocations/deny.json": []byte("deny")})
+		stays := func(when string) {
+			t.Helper()
+			unchanged(t, away, func() {
+				_, err := r.Republish(t.Context(), nil)
+				refused(t, err, "version 2 of revocations is published, signed by its holders, and this directory has version 1")
+				refused(t, r.CheckRepublish(nil), "rebuild it from the published directory")
+				_, err = r.Republish(t.Context(), map[string]int64{"revocations": 3})
+				refused(t, err, "version 2 of revocations")
+				_, err = r.Republish(t.Context(), map[string]int64{"targets": 2, "revocations": 2})
+				refused(t, err, "there is no version 2 of targets to discard")
+			})
+			if t.Failed() {
+				t.Fatal(when)
+			}
+		}
+		stays("as it was published")
+		// The thief's timestamp leads to the state before.
+		d, err := r.load()
+		check(t, err)
+		next := r.draft(d).next()
+		next.Timestamp.Signed.Version = 50
+		data, err := r.signTimestamp(t.Context(), r.draft(d), next.Timestamp, o.online.Signer)
+		check(t, err)
+		check(t, os.WriteFile(filepath.Join(away, "timestamp.json"), data, 0o644))
+		stays("with a thief's timestamp")
+		check(t, os.Remove(filepath.Join(away, "timestamp.json")))
+		stays("without a timestamp")
+	})
+	t.Run("targets signed by thieves, discarded by name", func(t *testing.T) {
+		o, r, away := copied(t, nil)
+		o.change(t, SetTarget{Name: "evil.json", Data: []byte("evil")})
+		o.change(t, SetTarget{Name: "evil.json", Data: []byte("evil, too")})
+		_, err := r.Republish(t.Context(), map[string]int64{"targets": 2})
+		refused(t, err, "version 3 of targets is published")
+		check(t, r.CheckRepublish(map[string]int64{"targets": 3}))
+		got, err := r.Republish(t.Context(), map[string]int64{"targets": 3})
+		check(t, err)
+		if list(got.Removed) != "2.targets.json, 3.targets.json" {
+			t.Errorf("removed %v", got.Removed)
+		}
+		if _, err := look("go-tuf", away, o.pinned, t.TempDir(), "evil.json"); err == nil {
+			t.Error("clients still get the thieves' target")
+		}
+		_, err = r.Republish(t.Context(), nil)
+		check(t, err)
+	})
+	t.Run("newer role that no holder signed", func(t *testing.T) {
+		o := newOrg(t)
+		data, err := os.ReadFile(filepath.Join(o.published, "1.targets.json"))
+		check(t, err)
+		check(t, os.WriteFile(filepath.Join(o.published, "2.targets.json"), edit(t, data, `"version": 1`, `"version": 2`), 0o644))
+		check(t, os.WriteFile(filepath.Join(o.published, "3.targets.json"), data, 0o644))
+		check(t, os.WriteFile(filepath.Join(o.published, "4.revocations.json"), []byte("null"), 0o644))
+		_, err = o.repo.Republish(t.Context(), nil)
+		check(t, err)
 	})
 	t.Run("version raised to the limit", func(t *testing.T) {
 		o := newOrg(t)
@@ -442,7 +501,7 @@ func TestAttack(t *testing.T) {
 		check(t, os.WriteFile(stray, []byte("{}"), 0o644))
 		_, err := o.repo.Refresh(t.Context(), o.online.Signer, true)
 		refused(t, err, "a client would not follow")
-		got, err := o.repo.Republish(t.Context())
+		got, err := o.repo.Republish(t.Context(), nil)
 		check(t, err)
 		if _, err := os.Stat(stray); !errors.Is(err, fs.ErrNotExist) || list(got.Removed) != "2.root.json" {
 			t.Errorf("%+v, %v", got, err)
@@ -609,7 +668,7 @@ func TestAttack(t *testing.T) {
 				_, err = r.Refresh(t.Context(), o.online.Signer, true)
 			}
 			if err == nil {
-				_, err = r.Republish(t.Context())
+				_, err = r.Republish(t.Context(), nil)
 			}
 			if err != nil && !strings.Contains(err.Error(), "no regular file") && !strings.Contains(err.Error(), filepath.Base(name)) {
 				t.Errorf("%s: %v", name, err)

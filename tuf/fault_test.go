@@ -316,7 +316,7 @@ func TestAbandonedReveal(t *testing.T) {
 		check(t, os.CopyFS(filepath.Join(s.dir, "metadata"), os.DirFS(filepath.Join(backup, "metadata"))))
 		s.repo, err = Open(s.dir, Options{})
 		check(t, err)
-		_, err = s.repo.Republish(t.Context())
+		_, err = s.repo.Republish(t.Context(), nil)
 		if at == after { // clients have seen it: it is not to be abandoned
 			refused(t, err, "rebuild it from the published directory")
 			rebuilt := filepath.Join(t.TempDir(), "rebuilt")

@@ -113,6 +113,21 @@ func newOrgIn(t testing.TB, dir string, options Options, change func(*Founding))
 	return o
 }
 
+// copied is an organisation that publishes to the directory away, and a copy of its repository, made after before.
+func copied(t *testing.T, before func(*org)) (o *org, r *Repository, away string) {
+	t.Helper()
+	away = filepath.Join(t.TempDir(), "away")
+	o = newOrgIn(t, filepath.Join(t.TempDir(), "repository"), Options{Published: away}, nil)
+	if before != nil {
+		before(o)
+	}
+	dir := filepath.Join(t.TempDir(), "copy")
+	check(t, os.CopyFS(dir, os.DirFS(o.dir)))
+	r, err := Open(dir, Options{Published: away})
+	check(t, err)
+	return o, r, away
+}
+
 // sign lets people sign the open event from its exported file, those it does not ask left out.
 func (o *org) sign(t testing.TB, people ...person) {
 	t.Helper()

@@ -20,14 +20,19 @@ import (
 // Republished is what Republish found.
 type Republished struct {
 	Written []string `json:"written"` // files that were missing or not as they were published
-	Removed []string `json:"removed"` // roots that were never published from here: clients would stumble over them
+	Removed []string `json:"removed"` // roots that were never published from here, which clients would stumble over, and what was discarded
 	Walked  []Walked `json:"walked"`
 }
 
 // Republish makes the published directory say again what was last published from here, whatever happened to it: lost,
 // rolled back, or overwritten by somebody with the online key. It needs no keys. Clients that were shown higher
 // versions in the meantime follow only after a new online key (see SetOnline).
-func (r *Repository) Republish(ctx context.Context) (*Republished, error) {
+//
+// It is refused when something newer is published that the present holders of a role signed, since the repository's
+// directory is then an old copy, and what it lacks may be a denial. Discard names the roles whose newer versions are to
+// go all the same, because thieves signed them, each with the newest of them: that version and those between are
+// removed from what is published.
+func (r *Repository) Republish(ctx context.Context, discard map[string]int64) (*Republished, error) {
 	out := &Republished{Written: []string{}, Removed: []string{}}
 	err := r.change(ctx, func() error {
 		s, err := r.load()
@@ -37,7 +42,8 @@ func (r *Repository) Republish(ctx context.Context) (*Republished, error) {
 		if s.empty() {
 			return errors.New("nothing was published yet: publish the first event")
 		}
-		if err := r.newest(s); err != nil {
+		strays, err := r.newest(s, discard)
+		if err != nil {
 			return err
 		}
 		var steps []step
@@ -73,10 +79,11 @@ func (r *Repository) Republish(ctx context.Context) (*Republished, error) {
 		if err != nil || string(data) != string(s.raw[metadata.TIMESTAMP]) {
 			steps = append(steps, reveal("timestamp.json", s.raw[metadata.TIMESTAMP]))
 		}
-		strays, err := r.strayRoots(s)
+		roots, err := r.strayRoots(s)
 		if err != nil {
 			return err
 		}
+		strays = append(roots, strays...)
 		for _, s := range steps {
 			out.Written = append(out.Written, s.Name)
 		}
@@ -102,9 +109,95 @@ func (r *Repository) Republish(ctx context.Context) (*Republished, error) {
 	return out, nil
 }
 
-// newest fails when clients were led further than s, by a root that its holders signed: the repository's directory is an
-// old copy. To put s back would leave those clients with a root that nothing here follows.
-func (r *Repository) newest(s *state) error {
+// CheckRepublish returns the error with which [Repository.Republish] would refuse because what is published is newer.
+func (r *Repository) CheckRepublish(discard map[string]int64) error {
+	s, err := r.load()
+	if err == nil && !s.empty() {
+		_, err = r.newest(s, discard)
+	}
+	if err != nil {
+		return fmt.Errorf("tuf: republish: %w", err)
+	}
+	return nil
+}
+
+// newest fails when something newer than s is published that its holders signed: the repository's directory is an old
+// copy. To put s back would take denials back, and leave clients with a root that nothing here follows. It returns the
+// files that are discarded by name. What the online key signed counts for nothing: a thief may have it.
+func (r *Repository) newest(s *state, discard map[string]int64) ([]string, error) {
+	if err := r.newestRoot(s); err != nil {
+		return nil, err
+	}
+	newer, err := r.newerRoles(s)
+	if err != nil {
+		return nil, err
+	}
+	var old, files []string
+	for _, role := range slices.Sorted(maps.Keys(newer)) {
+		versions := newer[role]
+		last := slices.Max(versions)
+		if discard[role] != last {
+			old = append(old, fmt.Sprintf("version %d of %s is published, signed by its holders, and this directory has version %d (to discard it: %s=%d)", last, role, publishedVersion(s, role), role, last))
+		}
+		for _, v := range versions {
+			files = append(files, versioned(role, v))
+		}
+	}
+	if len(old) > 0 {
+		return nil, fmt.Errorf("%s: it is an old copy, and would take that back; rebuild it from the published directory. If thieves signed that, name what is to be discarded", strings.Join(old, "; "))
+	}
+	for _, role := range slices.Sorted(maps.Keys(discard)) {
+		if newer[role] == nil {
+			return nil, fmt.Errorf("there is no version %d of %s to discard: nothing newer than version %d is published that its holders signed", discard[role], role, publishedVersion(s, role))
+		}
+	}
+	return files, nil
+}
+
+// newerRoles returns the versions of each targets role that are published, above the one in s, and signed by those who
+// hold the role in s, whether or not the published timestamp leads to them: it may be a thief's.
+func (r *Repository) newerRoles(s *state) (map[string][]int64, error) {
+	entries, err := os.ReadDir(r.published)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	out := map[string][]int64{}
+	d := r.draft(s)
+	for _, e := range entries {
+		number, rest, _ := strings.Cut(e.Name(), ".")
+		v, err := strconv.ParseInt(number, 10, 64)
+		role := strings.TrimSuffix(rest, ".json")
+		if err != nil || e.Name() != versioned(role, v) || v <= publishedVersion(s, role) {
+			continue
+		}
+		switch role {
+		case metadata.ROOT, metadata.SNAPSHOT, metadata.TIMESTAMP:
+			continue
+		}
+		ring, err := d.ring(role)
+		if errors.Is(err, errNoRole) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		data, err := r.readPublished(e.Name())
+		if err != nil {
+			continue // clients cannot read it either
+		}
+		m, err := parseTargets(data)
+		if err != nil || m.Signed.Version != v {
+			continue
+		}
+		if doc, err := newDocument(role, m); err == nil && ring.met(doc) {
+			out[role] = append(out[role], v)
+		}
+	}
+	return out, nil
+}
+
+// newestRoot fails when clients were led further than s, by a root that its holders signed.
+func (r *Repository) newestRoot(s *state) error {
 	var next *state
 	for roots := slices.Clone(s.roots); ; {
 		data, err := r.readPublished(versioned(metadata.ROOT, s.first+int64(len(roots))))

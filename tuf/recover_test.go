@@ -125,7 +125,7 @@ func TestRebuildSaysWhatExpired(t *testing.T) {
 func TestRepublish(t *testing.T) {
 	o := grown(t)
 	unchanged(t, o.dir, func() {
-		got, err := o.repo.Republish(t.Context())
+		got, err := o.repo.Republish(t.Context(), nil)
 		check(t, err)
 		if len(got.Written) != 0 || len(got.Removed) != 0 || len(got.Walked) != 6 {
 			t.Errorf("with nothing to do: %+v", got)
@@ -133,7 +133,7 @@ func TestRepublish(t *testing.T) {
 	})
 	want := o.revocations(t, "")
 	check(t, os.RemoveAll(o.published))
-	got, err := o.repo.Republish(t.Context())
+	got, err := o.repo.Republish(t.Context(), nil)
 	check(t, err)
 	if got.Written[len(got.Written)-1] != "timestamp.json" {
 		t.Errorf("written: %v", got.Written)
@@ -149,7 +149,7 @@ func TestRepublish(t *testing.T) {
 	old.repo, err = Open(old.dir, Options{})
 	check(t, err)
 	check(t, os.RemoveAll(old.published))
-	_, err = old.repo.Republish(t.Context())
+	_, err = old.repo.Republish(t.Context(), nil)
 	check(t, err)
 	_, err = old.repo.Refresh(t.Context(), old.online.Signer, false)
 	check(t, err)
@@ -162,13 +162,13 @@ func TestRepublish(t *testing.T) {
 	unchanged(t, away, func() {
 		r, err := Open(copied, Options{Published: away})
 		check(t, err)
-		_, err = r.Republish(t.Context())
+		_, err = r.Republish(t.Context(), nil)
 		refused(t, err, "it is an old copy; rebuild it")
 	})
 	// A target that is in neither directory any more is named.
 	check(t, os.RemoveAll(filepath.Join(o.published, "targets", "dir")))
 	check(t, os.RemoveAll(filepath.Join(o.dir, "targets", "dir")))
-	_, err = o.repo.Republish(t.Context())
+	_, err = o.repo.Republish(t.Context(), nil)
 	refused(t, err, "dir/two.json")
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -279,18 +280,35 @@ with the online key. It needs no keys. Clients that were shown higher versions i
 the meantime follow only after a new online key: docs/tuf.md, "online key stolen".
 Without --apply it looks at what is published and says what is wrong with it.
 
+It is refused when a version is published that is newer than the directory's and that
+the holders of its role signed: the directory is an old copy, and would take a denial
+back. Rebuild it from what is published. Only when thieves signed that version,
+--discard names it, and it is removed from what is published.
+
 Examples:
   reseal tuf republish trust
-  reseal tuf republish trust --apply` + exits(),
-		Flags: []cli.Flag{publishedFlag(), &applyFlag},
+  reseal tuf republish trust --apply
+  reseal tuf republish trust --discard targets=8 --apply` + exits(),
+		Flags: []cli.Flag{
+			&cli.StringSliceFlag{Name: "discard", Usage: "take back what thieves published: `ROLE=VERSION` (repeat)"},
+			publishedFlag(), &applyFlag,
+		},
 		Action: withTUF(func(c *cli.Context, a *app.App, r *tuf.Repository) error {
+			discard, err := discarded(c)
+			if err != nil {
+				return err
+			}
 			if !c.Bool("apply") {
-				return ui.wouldRepublish(c, r)
+				return ui.wouldRepublish(c, r, discard)
+			}
+			reason := "tuf republish"
+			for _, text := range c.StringSlice("discard") {
+				reason += " --discard " + text
 			}
 			var out *tuf.Republished
-			err := ui.journaled(c, a, "tuf.republish", r.Dir(), "tuf republish", nil, func() error {
+			err = ui.journaled(c, a, "tuf.republish", r.Dir(), reason, nil, func() error {
 				var err error
-				out, err = r.Republish(c.Context)
+				out, err = r.Republish(c.Context, discard)
 				return err
 			})
 			if err != nil {
@@ -303,7 +321,7 @@ Examples:
 				}{true, out})
 			}
 			for _, name := range out.Removed {
-				ui.printf("removed %s, which was never published from here", name)
+				ui.printf("removed %s, which is not what was published from here", name)
 			}
 			for _, name := range out.Written {
 				ui.printf("wrote %s", name)
@@ -319,8 +337,22 @@ Examples:
 	}
 }
 
+// discarded reads the versions that --discard names.
+func discarded(c *cli.Context) (map[string]int64, error) {
+	out := map[string]int64{}
+	for _, text := range c.StringSlice("discard") {
+		role, number, _ := strings.Cut(text, "=")
+		v, err := strconv.ParseInt(number, 10, 64)
+		if role == "" || err != nil || v < 1 {
+			return nil, usageError{fmt.Errorf("--discard %q: expected ROLE=VERSION, such as targets=8", text)}
+		}
+		out[role] = v
+	}
+	return out, nil
+}
+
 // wouldRepublish says what is wrong with the published directory.
-func (u *ui) wouldRepublish(c *cli.Context, r *tuf.Repository) error {
+func (u *ui) wouldRepublish(c *cli.Context, r *tuf.Repository, discard map[string]int64) error {
 	problems := []radar.Problem{}
 	s, err := radar.Read(c.Context, r.Published(), radar.Options{})
 	switch {
@@ -336,6 +368,9 @@ func (u *ui) wouldRepublish(c *cli.Context, r *tuf.Repository) error {
 	if theirs, err := durable.ReadFile(filepath.Join(r.Published(), "timestamp.json")); err != nil || string(theirs) != string(ours) {
 		problems = append(problems, radar.Problem{Severity: radar.Error, Code: "unpublished", Role: "timestamp",
 			What: "timestamp.json is not the one that was published from here", Do: "republish"})
+	}
+	if err := r.CheckRepublish(discard); err != nil {
+		problems = append(problems, radar.Problem{Severity: radar.Error, Code: "old-copy", What: err.Error(), Do: "rebuild"})
 	}
 	if wantsJSON(c) {
 		return u.object("tuf-republish", map[string]any{"applied": false, "problems": problems})

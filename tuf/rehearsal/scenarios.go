@@ -257,7 +257,7 @@ func fastForward(ctx context.Context, w *World) error {
 	if err := w.signAndPublish(ctx); err == nil || !strings.Contains(err.Error(), "republish") {
 		return fmt.Errorf("published over somebody else's state: %w", err)
 	}
-	if _, err := w.Repo.Republish(ctx); err != nil {
+	if _, err := w.Repo.Republish(ctx, nil); err != nil {
 		return err
 	}
 	if err := w.signAndPublish(ctx); err != nil {
@@ -367,7 +367,7 @@ func rolledBack(ctx context.Context, w *World) error {
 	if _, err := w.Repo.Refresh(ctx, w.online, true); err == nil {
 		return errors.New("refreshed a state that was rolled back")
 	}
-	if _, err := w.Repo.Republish(ctx); err != nil {
+	if _, err := w.Repo.Republish(ctx, nil); err != nil {
 		return err
 	}
 	if err := w.look(ctx, "republished"); err != nil {
@@ -459,7 +459,7 @@ func publishedLost(ctx context.Context, w *World) error {
 	if err := os.RemoveAll(w.Published); err != nil {
 		return err
 	}
-	if _, err := w.Repo.Republish(ctx); err != nil {
+	if _, err := w.Repo.Republish(ctx, nil); err != nil {
 		return err
 	}
 	if err := w.look(ctx, "republished"); err != nil {

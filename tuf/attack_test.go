@@ -96,6 +96,92 @@ func TestAttack(t *testing.T) {
 		_, err = ReadRequest(data, newest, Options{})
 		refused(t, err, "somebody wants an old state back")
 	})
+	t.Run("request that hides a root, to have a second one of its version signed", func(t *testing.T) {
+		o := newOrg(t)
+		old := filepath.Join(t.TempDir(), "old")
+		check(t, os.CopyFS(old, os.DirFS(o.dir)))
+		o.holders = append(o.holders, newP256(t, "@carol"))
+		homes := map[string]string{}
+		for _, p := range o.holders {
+			homes[p.Name] = t.TempDir()
+		}
+		// Every holder gives the root of the founding, which is what each request begins at.
+		signs := func(r *Repository, p person, another bool) error {
+			data, err := r.Export()
+			check(t, err)
+			signed, err := SignRequest(t.Context(), data, p.Signer, o.pinned, Options{Known: homes[p.Name], AnotherRoot: another})
+			if err == nil {
+				_, err = r.Import(t.Context(), signed)
+			}
+			return err
+		}
+		o.propose(t, ReplaceKey{o.holders[3].Holder}) // carol's key was stolen
+		check(t, signs(o.repo, o.holders[0], false))
+		check(t, signs(o.repo, o.holders[1], false))
+		check(t, signs(o.repo, o.holders[0], false)) // again, and the same
+		o.publish(t)
+
+		r, err := Open(old, Options{})
+		check(t, err)
+		_, err = r.Propose(t.Context(), Proposal{Changes: []Change{Renew{"root"}}, Reason: "due"})
+		check(t, err)
+		err = signs(r, o.holders[0], false)
+		refused(t, err, "another root 2 than this one")
+		var stale *StaleRequestError
+		if !errors.As(err, &stale) || !stale.Signed {
+			t.Errorf("%v: not told apart from an amended event", err)
+		}
+		refused(t, signs(r, o.holders[1], false), "another root 2 than this one")
+		check(t, signs(r, o.holders[2], false)) // the thief, who remembers what she likes
+		_, err = r.Publish(t.Context(), o.online.Signer)
+		refused(t, err, "root lacks 1 signature(s)")
+
+		// Who was shown the newer root since is not led back by a word either, and not before a root that was.
+		o.propose(t, SetThreshold{"root", 3})
+		check(t, signs(o.repo, o.holders[0], false))
+		refused(t, signs(r, o.holders[0], true), "this machine was shown root 2 before")
+		check(t, r.Withdraw(t.Context()))
+		_, err = r.Propose(t.Context(), Proposal{Changes: []Change{SetTarget{Name: "evil.txt", Data: []byte("evil")}}})
+		check(t, err)
+		refused(t, signs(r, o.holders[0], true), "this machine was shown root 2 before")
+	})
+	t.Run("request with a second root, published with stolen keys", func(t *testing.T) {
+		o := newOrg(t)
+		old := filepath.Join(t.TempDir(), "old")
+		check(t, os.CopyFS(old, os.DirFS(o.dir)))
+		home := t.TempDir()
+		o.change(t, SetThreshold{"root", 3})
+		o.propose(t, Renew{"root"})
+		data, err := o.repo.Export()
+		check(t, err)
+		_, err = SignRequest(t.Context(), data, o.holders[0].Signer, o.pinned, Options{Known: home})
+		check(t, err)
+
+		other := *o
+		other.repo, err = Open(old, Options{})
+		check(t, err)
+		other.change(t, Renew{"root"})
+		other.propose(t, SetThreshold{"root", 1})
+		data, err = other.repo.Export()
+		check(t, err)
+		_, err = ReadRequest(data, o.pinned, Options{Known: home, AnotherRoot: true})
+		refused(t, err, "two roots of one version were signed")
+	})
+	t.Run("what is remembered of roots cannot be read", func(t *testing.T) {
+		o := newOrg(t)
+		o.propose(t, Renew{"root"})
+		data, err := o.repo.Export()
+		check(t, err)
+		for name, content := range map[string]string{"torn": "{", "of a later version": `{"schema":"reseal.tuf-known-roots/v2","published":{},"signed":{}}`} {
+			home := t.TempDir()
+			check(t, os.WriteFile(filepath.Join(home, "a.json"), []byte(content), 0o600))
+			_, err := ReadRequest(data, o.pinned, Options{Known: home})
+			refused(t, err, "a.json")
+			if err == nil {
+				t.Errorf("%s: believed", name)
+			}
+		}
+	})
 	t.Run("request with a made-up past", func(t *testing.T) {
 		o := newOrg(t)
 		o.propose(t, SetTarget{Name: "trusted_root.json", Data: []byte("evil")})

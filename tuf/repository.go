@@ -65,6 +65,12 @@ type Options struct {
 	// Now is the clock; nil means the machine's. Clients that know no other clock than the machine's are left out of
 	// the walk when there is another.
 	Now func() time.Time
+	// Known is a directory of a holder's own, outside of the repository, where it is remembered which roots requests
+	// showed and which were signed. Empty remembers nothing.
+	Known string
+	// AnotherRoot says that a root is meant though another one of its version was signed before, of an event that was
+	// amended or withdrawn.
+	AnotherRoot bool
 }
 
 // A Guard says in words what would stop verifying when the target name changes from old to new (nil: it is removed).

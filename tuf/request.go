@@ -162,11 +162,15 @@ type Request struct {
 	guard Guard
 	words Words
 	now   time.Time
+
+	known   string // see Options
+	another bool
 }
 
 // ReadRequest reads a signing request. trustedRoot is a root of the repository that the holder knows, any version of
 // it, by a way of their own; only the first event of a repository has none. It fails when the request does not descend
-// from that root, or is older than it. Of the options, Guard, Words and Now are used.
+// from that root, or is older than it, and with a [StaleRequestError] when it contradicts what Known remembers. Of the
+// options, Guard, Words, Now, Known and AnotherRoot are used.
 func ReadRequest(data, trustedRoot []byte, o Options) (*Request, error) {
 	q, err := readRequest(data, trustedRoot, o)
 	if err != nil {
@@ -181,7 +185,7 @@ func readRequest(data, trustedRoot []byte, o Options) (q *Request, err error) {
 			q, err = nil, fmt.Errorf("malformed metadata: %v", p)
 		}
 	}()
-	q = &Request{guard: o.Guard, words: o.Words, now: time.Now()}
+	q = &Request{guard: o.Guard, words: o.Words, now: time.Now(), known: o.Known, another: o.AnotherRoot}
 	if o.Now != nil {
 		q.now = o.Now()
 	}
@@ -259,6 +263,9 @@ func readRequest(data, trustedRoot []byte, o Options) (q *Request, err error) {
 		return nil, err
 	} else if id != q.file.Event {
 		return nil, fmt.Errorf("it is damaged: it says to be of event %s and is of %s", q.file.Event, id)
+	}
+	if q.known != "" {
+		return q, q.contradicted()
 	}
 	return q, nil
 }
@@ -375,9 +382,15 @@ func (q *Request) Diff() Diff {
 }
 
 // Sign signs every role of the request that the key is asked for, and returns the file to send back. Look at the Diff
-// first.
+// first. What Known is to remember is kept before the key is used.
 func (q *Request) Sign(ctx context.Context, s signer.Signer) ([]byte, error) {
 	out := signatureFile{Schema: signatureSchema, Event: q.file.Event}
+	type part struct {
+		doc document
+		id  string
+		key *metadata.Key
+	}
+	var parts []part
 	var asked []string
 	for _, role := range q.draft.changed() {
 		doc, err := q.draft.document(role)
@@ -396,16 +409,22 @@ func (q *Request) Sign(ctx context.Context, s signer.Signer) ([]byte, error) {
 				continue
 			}
 			done[id] = true
-			sig, err := signOne(ctx, doc, id, ring.keys[id], s)
-			if err != nil {
-				return nil, fmt.Errorf("tuf: %w", err)
-			}
-			out.Signatures = append(out.Signatures, roleSignature{role, doc.version, doc.digest(), id, sig.Signature})
+			parts = append(parts, part{doc, id, ring.keys[id]})
 		}
 	}
-	if len(out.Signatures) == 0 {
+	if len(parts) == 0 {
 		slices.Sort(asked)
 		return nil, fmt.Errorf("tuf: sign: key %s is not asked for anything; asked are: %s", s.Identity().ID(), list(slices.Compact(asked)))
+	}
+	if err := q.remember(ctx, slices.ContainsFunc(parts, func(p part) bool { return p.doc.role == metadata.ROOT })); err != nil {
+		return nil, fmt.Errorf("tuf: sign: %w", err)
+	}
+	for _, p := range parts {
+		sig, err := signOne(ctx, p.doc, p.id, p.key, s)
+		if err != nil {
+			return nil, fmt.Errorf("tuf: %w", err)
+		}
+		out.Signatures = append(out.Signatures, roleSignature{p.doc.role, p.doc.version, p.doc.digest(), p.id, sig.Signature})
 	}
 	data, err := json.MarshalIndent(out, "", " ")
 	if err != nil {

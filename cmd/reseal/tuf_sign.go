@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -29,6 +30,11 @@ you became a holder, and after each change of root the new one. It is refused wh
 descend from that root. Only the founding event has no root yet: say --first, and
 compare every key with its holder.
 
+Which roots were shown and signed is remembered in the home (tuf/known-roots), and a
+request that hides one of them, to have another root of its version signed, is refused.
+When you signed a root whose event was amended or withdrawn since, which another holder
+can tell you, --another-root signs the other one.
+
 It shows the change and asks. Without a terminal, --yes answers; --event makes sure
 that it is the event you were told of by another way. The signature goes to the file
 SIGNATURE, to be sent back; of a directory, into its event.
@@ -43,6 +49,7 @@ Examples:
 			&cli.StringFlag{Name: "key", Usage: "sign with the key `REF`: " + keyUsage, Required: true},
 			&cli.StringFlag{Name: "root", Usage: "`FILE` with the newest root of the repository that you know"},
 			&cli.BoolFlag{Name: "first", Usage: "it is the founding event: there is no root to know yet"},
+			&cli.BoolFlag{Name: "another-root", Usage: "sign a root although another one of its version was signed here: its event was amended or withdrawn"},
 			&cli.StringFlag{Name: "event", Usage: "refuse every event but the one with this `ID`"},
 			&cli.BoolFlag{Name: "yes", Usage: "do not ask"},
 			publishedFlag(),
@@ -59,8 +66,14 @@ Examples:
 			if err != nil {
 				return err
 			}
-			q, err := tuf.ReadRequest(request, known, tufOptions(c, a))
+			o, err := holderOptions(c, a)
 			if err != nil {
+				return err
+			}
+			q, err := tuf.ReadRequest(request, known, o)
+			if stale := (*tuf.StaleRequestError)(nil); errors.As(err, &stale) && stale.Signed {
+				return fmt.Errorf("%w: %w: give --another-root", errRefused, err)
+			} else if err != nil {
 				return fmt.Errorf("%w: %w", errRefused, err)
 			}
 			d := q.Diff()
@@ -106,6 +119,14 @@ Examples:
 			return nil
 		}),
 	}
+}
+
+// holderOptions are those of a holder, who remembers roots in the home, also where it has no database yet.
+func holderOptions(c *cli.Context, a *app.App) (tuf.Options, error) {
+	o := tufOptions(c, a)
+	at, err := options(c)
+	o.Known, o.AnotherRoot = filepath.Join(at.Home, "tuf", "known-roots"), c.Bool("another-root")
+	return o, err
 }
 
 // signingRequest reads what is to be signed: a file, or the open event of a directory, which is returned too.

@@ -182,6 +182,73 @@ func TestAttack(t *testing.T) {
 			}
 		}
 	})
+	t.Run("last known good altered where it is published", func(t *testing.T) {
+		o := newOrg(t)
+		o.revoke(t, map[string][]byte{"revocations/1.json": []byte("1")})
+		o.change(t, SetTarget{Name: "trusted_root.json", Data: []byte("evil")})
+		evil, good := []byte("evil too"), map[string][]byte{}
+		for _, role := range []string{"targets", "revocations"} {
+			var err error
+			good[role], err = o.repo.PublishedRole(role, 1)
+			check(t, err)
+		}
+		tamper := func(role string, signers ...person) []byte {
+			file := filepath.Join(o.published, "1."+role+".json")
+			m, err := parseTargets(good[role])
+			check(t, err)
+			check(t, addTarget(&m.Signed, "evil.json", evil))
+			if len(signers) > 0 {
+				m.Signatures = nil
+			}
+			doc, err := newDocument(role, m)
+			check(t, err)
+			for _, p := range signers {
+				id, key, err := p.Holder.publish()
+				check(t, err)
+				sig, err := signOne(t.Context(), doc, id, key, p.Signer)
+				check(t, err)
+				doc.put(sig)
+			}
+			out, err := m.ToBytes(true)
+			check(t, err)
+			check(t, os.WriteFile(file, out, 0o644))
+			check(t, os.WriteFile(filepath.Join(o.published, publishedTarget("evil.json", evil)), evil, 0o644))
+			known, err := o.repo.PublishedRole(role, 1)
+			check(t, err)
+			return known
+		}
+		for name, known := range map[string]struct {
+			role string
+			data []byte
+		}{
+			"targets":                       {"targets", tamper("targets")},
+			"targets by one of two":         {"targets", tamper("targets", o.holders[0])},
+			"targets by responders":         {"targets", tamper("targets", o.responders...)},
+			"revocations":                   {"revocations", tamper("revocations")},
+			"revocations by a thief":        {"revocations", tamper("revocations", newP256(t, "@dave"), newP256(t, "@erin"))},
+			"revocations as targets' own":   {"revocations", tamper("targets")},
+			"no metadata of that signature": {"targets", tamper("revocations", o.responders...)},
+		} {
+			_, err := o.repo.Propose(t.Context(), Proposal{Changes: []Change{Restore{known.role, known.data}}, Accept: []string{"trusted_root.json", "revocations/1.json", "revocations"}})
+			if err == nil {
+				t.Errorf("%s: taken", name)
+			}
+			refused(t, err, "was not signed by those who held that role")
+		}
+		// Nor does a delegation that nobody signed say who held a role.
+		thief := newP256(t, "@mallory")
+		m, err := parseTargets(good["targets"])
+		check(t, err)
+		id, key, err := thief.Holder.publish()
+		check(t, err)
+		m.Signed.Delegations.Keys[id] = key
+		m.Signed.Delegations.Roles[0].KeyIDs, m.Signed.Delegations.Roles[0].Threshold = []string{id}, 1
+		out, err := m.ToBytes(true)
+		check(t, err)
+		check(t, os.WriteFile(filepath.Join(o.published, "1.targets.json"), out, 0o644))
+		_, err = o.repo.Propose(t.Context(), Proposal{Changes: []Change{Restore{"revocations", tamper("revocations", thief)}}, Accept: []string{"revocations/1.json"}})
+		refused(t, err, "was not signed by those who held that role")
+	})
 	t.Run("request with a made-up past", func(t *testing.T) {
 		o := newOrg(t)
 		o.propose(t, SetTarget{Name: "trusted_root.json", Data: []byte("evil")})

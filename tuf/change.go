@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"iter"
 	"maps"
 	"path"
 	"slices"
@@ -91,7 +93,9 @@ type Renew struct {
 }
 
 // Restore makes a role what it was in known metadata, with a new version: all of it but version and expiry. It is how
-// malicious targets are undone. The target files must be in one of the directories.
+// malicious targets are undone. The known metadata must be signed as it had to be at one time in the repository's past,
+// and the target files be in one of the directories. That a key comes back with it which holds a role no longer needs a
+// word: see [Proposal].
 type Restore struct {
 	Role  string
 	Known []byte // metadata that the role had before
@@ -516,6 +520,9 @@ func (c Restore) apply(d *draft) error {
 	if err != nil {
 		return fmt.Errorf("the known metadata of role %q: %w", c.Role, err)
 	}
+	if err := d.signedOnce(c.Role, known); err != nil {
+		return err
+	}
 	m, err := d.edit(c.Role)
 	if err != nil {
 		return err
@@ -529,6 +536,7 @@ func (c Restore) apply(d *draft) error {
 			d.files[name] = data
 		}
 	}
+	d.comeBack(m.Delegations, known.Signed.Delegations)
 	m.Targets, m.Delegations, m.UnrecognizedFields = known.Signed.Targets, known.Signed.Delegations, known.Signed.UnrecognizedFields
 	if m.Delegations == nil {
 		return nil
@@ -543,4 +551,113 @@ func (c Restore) apply(d *draft) error {
 		}
 	}
 	return nil
+}
+
+// signedOnce fails unless metadata of a role is signed as the repository, at some time in its past, demanded: for the
+// top-level targets by a root, for another role by metadata of whoever delegates to it that is itself so signed. Where
+// it was kept, in the published directory or elsewhere, says nothing about who wrote it.
+func (d *draft) signedOnce(role string, m *targetsMeta) error {
+	doc, err := newDocument(role, m)
+	if err != nil {
+		return err
+	}
+	var asked string
+	for ring := range d.ringsOnce(role, 0) {
+		if ring.met(doc) {
+			return nil
+		}
+		asked = fmt.Sprintf(": it lacks the signatures of %d of %s, or of who held it before", ring.threshold, ring.names())
+	}
+	return fmt.Errorf("version %d of %s was not signed by those who held that role at any time of this repository's past%s; somebody altered it: take it from a backup or a mirror, or another version", m.Signed.Version, role, asked)
+}
+
+// ringsOnce yields every group of keys that ever held a targets role, as far as published metadata still tells, from
+// the newest back.
+func (d *draft) ringsOnce(role string, depth int) iter.Seq[keyring] {
+	return func(yield func(keyring) bool) {
+		if role == metadata.TARGETS {
+			for _, data := range slices.Backward(d.roots) {
+				if m, err := parseRoot(data); err == nil {
+					if ring, err := rootRing(m, role); err == nil && !yield(ring) {
+						return
+					}
+				}
+			}
+			return
+		}
+		by, err := d.delegator(role)
+		if err != nil || depth > 32 {
+			return
+		}
+		of := func(m *targetsMeta) bool {
+			ring, err := delegatedRing(m, role)
+			return err != nil || yield(ring)
+		}
+		now, err := d.state.role(by)
+		if err != nil || !of(now) || d.published == nil {
+			return
+		}
+		for v := now.Signed.Version - 1; v >= 1; v-- {
+			data, err := d.published(by, v)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return
+			}
+			m, err := parseTargets(data)
+			if err != nil || m.Signed.Version != v {
+				continue
+			}
+			doc, err := newDocument(by, m)
+			if err != nil {
+				continue
+			}
+			for ring := range d.ringsOnce(by, depth+1) {
+				if ring.met(doc) {
+					if !of(m) {
+						return
+					}
+					break
+				}
+			}
+		}
+	}
+}
+
+// comesBack is a key that holds a role again.
+type comesBack struct{ role, id, what string }
+
+// comeBack notes the keys that hold a role again in known delegations and do not now: somebody took them out.
+func (d *draft) comeBack(now, known *metadata.Delegations) {
+	if known == nil {
+		return
+	}
+	holds := func(role string) []string {
+		if now == nil {
+			return nil
+		}
+		for _, r := range now.Roles {
+			if r.Name == role {
+				return r.KeyIDs
+			}
+		}
+		if s := now.SuccinctRoles; s != nil && s.IsDelegatedRole(role) {
+			return s.KeyIDs
+		}
+		return nil
+	}
+	note := func(role string, ids []string) {
+		for _, id := range ids {
+			if key := known.Keys[id]; key != nil && !slices.Contains(holds(role), id) {
+				d.back = append(d.back, comesBack{role, id, fmt.Sprintf("the %s comes back, which does not hold role %s any more", visible(keyWords(id, key)), role)})
+			}
+		}
+	}
+	for _, r := range known.Roles {
+		note(r.Name, r.KeyIDs)
+	}
+	if s := known.SuccinctRoles; s != nil {
+		note(s.GetRoles()[0], s.KeyIDs) // all bins have the same holders
+	}
 }

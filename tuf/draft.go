@@ -24,12 +24,16 @@ type draft struct {
 	event bool                    // it is the open event's, whose files lie in event/
 	docs  map[string]document     // of what changes, when it changes no more; nil before: see seal
 
-	expiry func(time.Duration) time.Time
-	target func(name string, t *metadata.TargetFiles) ([]byte, error) // the content of a published target
+	back []comesBack // see Restore
+
+	expiry    func(time.Duration) time.Time
+	target    func(name string, t *metadata.TargetFiles) ([]byte, error) // the content of a published target
+	published func(role string, version int64) ([]byte, error)           // metadata as it lies in the published directory
 }
 
 func (r *Repository) draft(s *state) *draft {
-	return &draft{state: s, roles: map[string]*targetsMeta{}, files: map[string][]byte{}, expiry: r.expiry, target: r.target}
+	return &draft{state: s, roles: map[string]*targetsMeta{}, files: map[string][]byte{}, expiry: r.expiry, target: r.target,
+		published: func(role string, version int64) ([]byte, error) { return r.readPublished(versioned(role, version)) }}
 }
 
 // target returns the content of a published target, from wherever it is still to be had, and only if it is the listed

@@ -43,7 +43,7 @@ type Event struct {
 	Dropped  []string  `json:"dropped,omitempty"` // signatures that no longer fit after this amendment: "root by @alice (…)"
 }
 
-// A Loss is what would stop verifying.
+// A Loss is what would stop verifying, or a key that would be trusted again.
 type Loss struct {
 	Name string   `json:"name"` // of the target or role
 	What []string `json:"what"`
@@ -59,7 +59,7 @@ func (e *LossError) Error() string {
 	for _, l := range e.Losses {
 		lines = append(lines, l.Name+": "+strings.Join(l.What, "; "))
 	}
-	return "something would stop verifying: " + strings.Join(lines, ". ") + ". If that is meant, accept it by name"
+	return "something would stop verifying, or be trusted again: " + strings.Join(lines, ". ") + ". If that is meant, accept it by name"
 }
 
 var (
@@ -371,6 +371,17 @@ func (r *Repository) losses(d *draft) ([]Loss, error) {
 			if delegation(d.roles[role], was.Name) == nil {
 				out = append(out, Loss{was.Name, []string{"the role is removed: nothing under " + list(was.Paths) + " that it lists will verify"}})
 			}
+		}
+	}
+	for _, b := range d.back {
+		ring, err := d.ring(b.role)
+		if err != nil || !slices.Contains(ring.ids, b.id) {
+			continue // taken out again by the same event
+		}
+		if i := slices.IndexFunc(out, func(l Loss) bool { return l.Name == b.role }); i >= 0 {
+			out[i].What = append(out[i].What, b.what)
+		} else {
+			out = append(out, Loss{b.role, []string{b.what}})
 		}
 	}
 	return out, nil

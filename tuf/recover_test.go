@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -180,6 +181,11 @@ func TestRestore(t *testing.T) {
 	_, err = o.repo.Propose(t.Context(), Proposal{Changes: []Change{Restore{"targets", good}}})
 	refused(t, err, "evil.json: the target is removed")
 	_, err = o.repo.Propose(t.Context(), Proposal{Changes: []Change{Restore{"targets", good}}, Accept: []string{"evil.json"}})
+	refused(t, err, "comes back, which does not hold role revocations any more")
+	_, err = o.repo.Propose(t.Context(), Proposal{Changes: []Change{Restore{"targets", good}, RemoveHolder{"revocations", "@frank"}}, Accept: []string{"evil.json"}})
+	check(t, err)
+	check(t, o.repo.Withdraw(t.Context()))
+	_, err = o.repo.Propose(t.Context(), Proposal{Changes: []Change{Restore{"targets", good}}, Accept: []string{"evil.json", "revocations"}})
 	check(t, err)
 	o.sign(t, o.holders...)
 	p := o.publish(t)
@@ -198,6 +204,34 @@ func TestRestore(t *testing.T) {
 	}
 	_, err = o.repo.PublishedRole("../../x", 1)
 	refused(t, err, "a name is letters")
+}
+
+// What was signed by those who held a role at the time is a known good, whoever holds it now.
+func TestRestoreOfFormerHolders(t *testing.T) {
+	o := newOrg(t)
+	former := o.holders
+	o.revoke(t, map[string][]byte{"revocations/1.json": []byte("1")})
+	var changes []Change
+	for i, name := range []string{"@alice", "@bob", "@carol"} {
+		p := newP256(t, name)
+		o.holders = append(o.holders[:i:i], append([]person{p}, o.holders[i+1:]...)...)
+		changes = append(changes, ReplaceKey{p.Holder})
+	}
+	for i, name := range []string{"@dave", "@erin", "@frank"} {
+		p := newP256(t, name)
+		o.responders = append(o.responders[:i:i], append([]person{p}, o.responders[i+1:]...)...)
+		changes = append(changes, ReplaceKey{p.Holder})
+	}
+	o.propose(t, changes...)
+	o.sign(t, append(append(slices.Clone(former), o.holders...), o.responders...)...)
+	o.publish(t)
+	for role, version := range map[string]int64{"targets": 1, "revocations": 2} {
+		known, err := o.repo.PublishedRole(role, version)
+		check(t, err)
+		_, err = o.repo.Propose(t.Context(), Proposal{Changes: []Change{Restore{role, known}}, Accept: []string{"revocations"}})
+		check(t, err)
+		check(t, o.repo.Withdraw(t.Context()))
+	}
 }
 
 func TestRepinKit(t *testing.T) {

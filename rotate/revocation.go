@@ -180,8 +180,8 @@ func (r Revocation) names() bool {
 	return i.Class != "" || len(i.Signers)+len(i.Selectors)+len(i.Authorities) > 0
 }
 
-// Revoked returns what statements say: the incidents they are about, and the
-// digests they deny, with why.
+// Revoked returns what statements say: the incidents they are about, with whose
+// times prove that something is older, and the digests they deny, with why.
 func Revoked(statements []Revocation) (incidents []trust.Incident, denied map[string]string) {
 	denied = map[string]string{}
 	for _, r := range statements {
@@ -189,7 +189,7 @@ func Revoked(statements []Revocation) (incidents []trust.Incident, denied map[st
 			denied[d] = r.Predicate.ID + ": " + r.Predicate.Reason
 		}
 		if r.names() {
-			incidents = append(incidents, r.Predicate.Incident)
+			incidents = append(incidents, r.Predicate.Incident.ProvenBy(r.Predicate.Witnesses))
 		}
 	}
 	return trust.Compiled(incidents), denied

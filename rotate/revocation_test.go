@@ -99,6 +99,45 @@ func TestParseRevocation(t *testing.T) {
 	}
 }
 
+// A statement says whose times prove that something is older: nobody else's do,
+// whatever a client trusts besides.
+func TestAttackOnTimeAuthorities(t *testing.T) {
+	t.Parallel()
+	key := signer.Identity{Kind: signer.Key, Subject: strings.Repeat("c", 64)}
+	from := time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
+	named, other := inventory.Authority{Role: inventory.RoleTSA, ID: "named"}, inventory.Authority{Role: inventory.RoleTSA, ID: "the-thief-s"}
+	upper := func(a inventory.Authority, days int) inventory.Bound {
+		return inventory.Bound{Side: inventory.Upper, Time: from.AddDate(0, 0, days), Verified: true, Authority: a}
+	}
+	for what, c := range map[string]struct {
+		witnesses []inventory.Authority
+		bounds    []inventory.Bound
+		want      trust.Verdict
+	}{
+		"nobody is named":                    {nil, []inventory.Bound{upper(other, -100)}, trust.Unproven},
+		"by one that is not named":           {[]inventory.Authority{named}, []inventory.Bound{upper(other, -100)}, trust.Unproven},
+		"by both, the named one within":      {[]inventory.Authority{named}, []inventory.Bound{upper(other, -100), upper(named, 1)}, trust.Unproven},
+		"by both":                            {[]inventory.Authority{named}, []inventory.Bound{upper(other, -100), upper(named, -1)}, trust.ProvenBefore},
+		"by the named one":                   {[]inventory.Authority{named}, []inventory.Bound{upper(named, -1)}, trust.ProvenBefore},
+		"by the named one, in another role":  {[]inventory.Authority{named}, []inventory.Bound{upper(inventory.Authority{Role: inventory.RoleLog, ID: "named"}, -1)}, trust.Unproven},
+		"by the named one, and not verified": {[]inventory.Authority{named}, []inventory.Bound{{Side: inventory.Upper, Time: from.AddDate(0, 0, -1), Authority: named}}, trust.Unproven},
+	} {
+		raw, err := json.Marshal(Revocation{Type: statementType, PredicateType: RevocationPredicate,
+			Predicate: RevocationBody{Incident: trust.Incident{ID: "INC-1", Class: trust.SigningKey, Signers: []signer.Identity{key}, From: &from}, Witnesses: c.witnesses, Reason: "leaked"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := ParseRevocation(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules, _ := Revoked([]Revocation{r})
+		if j := trust.Judge(inventory.Signature{Signer: key, Verified: true, Bounds: c.bounds}, rules, time.Minute); j.Verdict != c.want {
+			t.Errorf("%s: %+v, want %s", what, j, c.want)
+		}
+	}
+}
+
 // What is published under a name in use may only take more away: a thief with a
 // responder's key, or somebody with another home, must not give anything back.
 func TestLacks(t *testing.T) {

@@ -51,6 +51,30 @@ type Incident struct {
 	Until       *time.Time            `json:"until,omitempty"` // end of the window; nil: no end
 
 	patterns []patterns // of Selectors, where Compiled made them
+	// witnesses are those whose times may prove "before", where closed says that
+	// nobody else's do: see ProvenBy.
+	witnesses []inventory.Authority
+	closed    bool
+}
+
+// ProvenBy returns the incident as whoever is told of it has it: only the times
+// of these authorities prove that a signature is older, and without any nothing
+// does. Nothing else about it changes.
+func (i Incident) ProvenBy(witnesses []inventory.Authority) Incident {
+	i.witnesses, i.closed = slices.Clone(witnesses), true
+	return i
+}
+
+// witness returns the earliest upper bound of a signature that may prove it
+// older than the incident, of those that no incident takes away.
+func (i *Incident) witness(s *inventory.Signature, incidents []Incident, upper *inventory.Bound) *inventory.Bound {
+	if !i.closed || upper == nil {
+		return upper
+	}
+	of := *s
+	of.Bounds = slices.DeleteFunc(slices.Clone(s.Bounds), func(b inventory.Bound) bool { return !slices.Contains(i.witnesses, b.Authority) })
+	upper, _ = bounds(&of, incidents)
+	return upper
 }
 
 // Check refuses what no incident of its class can say.

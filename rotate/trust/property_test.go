@@ -374,6 +374,36 @@ func TestAddingAnIncidentNeverAddsTrust(t *testing.T) {
 	})
 }
 
+// Whoever is told whose times prove "before" believes no more than who believes
+// everybody's.
+func TestNamingWitnessesNeverAddsTrust(t *testing.T) {
+	t.Parallel()
+	property(t, func(t *rapid.T) {
+		w := drawWorld(t)
+		before := w.decideAll()
+		var witnesses []inventory.Authority
+		for _, a := range allUppers {
+			if rapid.Bool().Draw(t, "a witness") {
+				witnesses = append(witnesses, a)
+			}
+		}
+		open := w.policy.Incidents
+		w.policy.Incidents = slices.Clone(open)
+		for n := range w.policy.Incidents {
+			w.policy.Incidents[n] = open[n].ProvenBy(witnesses)
+		}
+		noMoreTrust(t, "naming witnesses", before, w.decideAll())
+		for _, st := range w.statements {
+			for _, s := range st.Signatures {
+				was, now := Judge(s, open, skew), Judge(s, w.policy.Incidents, skew)
+				if was.Verdict != now.Verdict && (was.Verdict != ProvenBefore || now.Verdict != Unproven) {
+					t.Fatalf("%+v, and with witnesses %v %+v", was, witnesses, now)
+				}
+			}
+		}
+	})
+}
+
 func TestWideningAWindowNeverAddsTrust(t *testing.T) {
 	t.Parallel()
 	property(t, func(t *rapid.T) {

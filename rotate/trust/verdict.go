@@ -75,18 +75,21 @@ func Judge(s inventory.Signature, incidents []Incident, skew time.Duration) Judg
 		if !i.judges(&s, bare) {
 			continue
 		}
-		if j := judgeOne(i, upper, lower, skew); worst.Verdict == "" || rank(j.Verdict) < rank(worst.Verdict) {
+		if j := judgeOne(i, i.witness(&s, incidents, upper), upper, lower, skew); worst.Verdict == "" || rank(j.Verdict) < rank(worst.Verdict) {
 			worst = j
 		}
 	}
 	return worst
 }
 
-func judgeOne(i *Incident, upper, lower *inventory.Bound, skew time.Duration) Judgement {
+// judgeOne judges by one incident. witness is the earliest upper bound that may
+// prove "before", upper the earliest of all: that one may still place a signature
+// inside.
+func judgeOne(i *Incident, witness, upper, lower *inventory.Bound, skew time.Duration) Judgement {
 	switch {
-	case i.From != nil && upper != nil && upper.Time.Before(i.From.Add(-skew)):
+	case i.From != nil && witness != nil && witness.Time.Before(i.From.Add(-skew)):
 		return Judgement{Verdict: ProvenBefore, Reason: fmt.Sprintf("existed by %s (%s), before %s starts at %s",
-			stamp(upper.Time), describe(upper.Authority), i.ID, stamp(*i.From))}
+			stamp(witness.Time), describe(witness.Authority), i.ID, stamp(*i.From))}
 	case i.Until != nil && lower != nil && !lower.Time.Before(i.Until.Add(skew)):
 		return Judgement{Verdict: ProvenAfter, Reason: fmt.Sprintf("made after %s (%s), when %s had ended at %s",
 			stamp(lower.Time), describe(lower.Authority), i.ID, stamp(*i.Until))}
@@ -96,6 +99,9 @@ func judgeOne(i *Incident, upper, lower *inventory.Bound, skew time.Duration) Ju
 			stamp(lower.Time), describe(lower.Authority), i.ID)}
 	case i.From == nil:
 		return Judgement{Verdict: Unproven, Reason: "the start of " + i.ID + " is unknown, so nothing can be proven older"}
+	case upper != nil && upper.Time.Before(i.From.Add(-skew)):
+		return Judgement{Verdict: Unproven, Reason: fmt.Sprintf("existed by %s (%s), which is none of those whose times prove that something is older than %s",
+			stamp(upper.Time), describe(upper.Authority), i.ID)}
 	case upper != nil:
 		return Judgement{Verdict: Unproven, Reason: fmt.Sprintf("the earliest proof of its time is %s (%s), not before %s starts at %s",
 			stamp(upper.Time), describe(upper.Authority), i.ID, stamp(*i.From))}

@@ -520,7 +520,7 @@ func (k fileKeypair) SignData(ctx context.Context, _ []byte) (sig, digest []byte
 	defer k.run.loading.Unlock()
 	message, err := k.file.load()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, asked{err} // it is not up to the signer
 	}
 	sig, err = k.signer.Sign(ctx, message)
 	return sig, k.file.digest, err

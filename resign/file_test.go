@@ -837,6 +837,19 @@ func attackFiles(t *testing.T, b *bench) {
 		k.put(t, "app", []byte("of the thief"))
 		fails(t, k, e, "was changed")
 	})
+	t.Run("files beside which something stands, before others", func(t *testing.T) {
+		t.Parallel()
+		k := b.newFileCase(t)
+		const n = 4 * chunk
+		for m := range n + 10 {
+			one := fmt.Appendf(nil, "file %d", m)
+			k.enter(t, k.put(t, fmt.Sprint(m), one), inventory.Blob, k.oldBlob(t, one))
+			if m < n {
+				must(t, os.WriteFile(filepath.Join(k.out, fmt.Sprint(m, ".sig")), []byte("c2ln"), 0o644))
+			}
+		}
+		k.work(t, k.engine(t), Result{Planned: n + 10, Signed: 10, Failed: n})
+	})
 	t.Run("something planted where a signature goes", func(t *testing.T) {
 		t.Parallel()
 		thief := newKey(t)

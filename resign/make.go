@@ -134,7 +134,9 @@ func (r *run) makeAll(ctx context.Context, units []*unit, contents [][]byte) err
 			defer func() { <-r.making }()
 			var err error
 			if contents[n], err = r.makeOne(gctx, u); err == nil {
-				u.made, err = r.judge(context.WithoutCancel(gctx), u, contents[n])
+				if u.made, err = r.judge(context.WithoutCancel(gctx), u, contents[n]); err != nil {
+					err = unmade{err}
+				}
 			}
 			if err == nil {
 				if err = r.outside(context.WithoutCancel(gctx), u.made, true); err != nil {
@@ -429,7 +431,7 @@ func (r *run) bundle(ctx context.Context, content sign.Content, stamps []*sign.T
 	}
 	b, err := await(ctx, func() (*protobundle.Bundle, error) { return sign.Bundle(content, pair, options) })
 	if err != nil {
-		return nil, c, fmt.Errorf("signing: %w", err)
+		return nil, c, unmade{fmt.Errorf("signing: %w", err)}
 	}
 	return b, c, nil
 }
@@ -528,7 +530,7 @@ func (r *run) makeEnvelope(ctx context.Context, predicateType string, message []
 	for _, authority := range r.legacyStamps() {
 		token, err := await(ctx, func() ([]byte, error) { return authority.GetTimestamp(ctx, envelope) })
 		if err != nil {
-			return nil, fmt.Errorf("timestamp: %w", err)
+			return nil, unmade{fmt.Errorf("timestamp: %w", err)}
 		}
 		if err := l.stamp(token); err != nil {
 			return nil, err

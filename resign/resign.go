@@ -95,6 +95,7 @@ type Result struct {
 	Already int64 `json:"already"` // found signed
 	Held    int64 `json:"held"`
 	Failed  int64 `json:"failed"`
+	Left    int64 `json:"left"` // not tried: see LeftError
 }
 
 // Failure is a unit that was not signed, and why.
@@ -121,6 +122,10 @@ type Engine struct {
 	Settle   time.Duration // how long after the last write to look again where others write, too; default 2 s
 
 	Files Files // where files are, and the signatures that are made of them
+
+	// Patience remembers where one unit after the other failed, for runs that
+	// follow; nil: this run's own.
+	Patience *Patience
 
 	Batch bool // one statement for the image signatures of up to 1024 artifacts of a repository, as bundles
 
@@ -158,13 +163,7 @@ const (
 	// maxSubjects is how many artifacts one statement may name: verifiers read no
 	// more (sigstore-go, "maxAllowedSubjects").
 	maxSubjects = 1024
-	// patience is after how many failures in a row there is no more use in going
-	// on: the registry, the signer or a service is down.
-	patience = 50
 )
-
-// ErrGaveUp is returned when one unit after the other failed.
-var ErrGaveUp = errors.New("one signature after the other fails, so the run was stopped: see the reason, and run the same command again when it is gone")
 
 // unit is one item in one format.
 type unit struct {
@@ -202,8 +201,6 @@ type run struct {
 	mu        sync.Mutex
 	done      int64
 	result    Result
-	failing   int             // units that failed in a row
-	lastBatch *batch          // of the last one that failed
 	contended []*place        // others write there, too
 	sampled   int             // units published
 	seen      map[string]bool // repositories of which one was read back whole
@@ -212,8 +209,8 @@ type run struct {
 }
 
 // Run works through the items. What cannot be signed is counted and reported
-// to e.Failed, and the rest goes on; an error means that the run had to stop,
-// and that running it again resumes it.
+// to e.Failed, and the rest goes on. LeftError means that some was not tried, any
+// other error that the run had to stop; running it again resumes it.
 func (e Engine) Run(ctx context.Context, work Work) (Result, error) {
 	r, err := e.start(ctx)
 	if err != nil {
@@ -233,6 +230,9 @@ func (e Engine) Run(ctx context.Context, work Work) (Result, error) {
 	if err == nil {
 		err = r.settle(ctx)
 	}
+	if err == nil {
+		err = r.Patience.err()
+	}
 	return r.result, err
 }
 
@@ -248,6 +248,9 @@ func (e Engine) start(ctx context.Context) (*run, error) {
 	}
 	if e.Settle == 0 {
 		e.Settle = 2 * time.Second
+	}
+	if e.Patience == nil {
+		e.Patience = &Patience{}
 	}
 	r := &run{Engine: e, seen: map[string]bool{}, making: make(chan struct{}, e.Making), writing: make(chan struct{}, e.Parallel),
 		pace: rate.NewLimiter(rate.Inf, 1)}
@@ -335,6 +338,9 @@ func (r *run) chunk(ctx context.Context, work Work, items []Item) error {
 	if err := r.decide(ctx, units, d); err != nil {
 		return err
 	}
+	if units = r.leave(units); len(units) == 0 {
+		return nil
+	}
 	artifacts := places(units)
 	toLook := slices.DeleteFunc(slices.Clone(artifacts), func(list []*place) bool { return !slices.ContainsFunc(list, r.looksAt) })
 	if err := r.each(ctx, toLook, r.look); err != nil {
@@ -358,7 +364,21 @@ func (r *run) chunk(ctx context.Context, work Work, items []Item) error {
 	if err := r.keep(ctx, units); err != nil {
 		return err
 	}
-	return r.goingWrong()
+	return r.Patience.judge(units)
+}
+
+// leave leaves units alone that are in repositories where there is no use in going
+// on, and returns the others. They stay as they are.
+func (r *run) leave(units []*unit) []*unit {
+	if !r.Apply {
+		return units
+	}
+	all := len(units)
+	units = slices.DeleteFunc(units, func(u *unit) bool { return u.record.State != Held && r.Patience.has(u.Repository) })
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.result.Left += int64(all - len(units))
+	return units
 }
 
 // units lists the work of some items that still may be done.
@@ -597,18 +617,15 @@ func (r *run) tally(u *unit, already bool) {
 	case u.record.State == Failed:
 		state = Failed
 		r.result.Failed++
-		if (u.batch == nil || u.batch != r.lastBatch) && !errors.Is(u.err, errAsk) { // one batch fails once
-			r.failing++
-		}
-		r.lastBatch = u.batch
+		r.Patience.failed(u)
 	case already:
 		state = Done
 		r.result.Already++
-		r.failing = 0
+		r.Patience.worked(u)
 	case r.Apply:
 		state = Done
 		r.result.Signed++
-		r.failing = 0
+		r.Patience.worked(u)
 	}
 	if r.Failed != nil && (u.record.State == Held || u.record.State == Failed) {
 		r.Failed(Failure{Item: u.Item, Format: u.format, Why: u.record.Why})
@@ -619,14 +636,4 @@ func (r *run) tally(u *unit, already bool) {
 	if r.Progress != nil {
 		r.Progress(r.done, r.result)
 	}
-}
-
-// goingWrong stops a run in which everything fails.
-func (r *run) goingWrong() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.failing >= patience {
-		return ErrGaveUp
-	}
-	return nil
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/sigstore/cosign/v2/pkg/cosign"
 	"github.com/sigstore/sigstore/pkg/signature"
 
@@ -500,25 +501,107 @@ func (k *kase) batchAgain(t *testing.T) Result {
 	return got
 }
 
+// images plans so many images, which are nowhere, in repositories in turn.
+func (k *kase) images(n int, repositories ...string) {
+	for range n {
+		at := len(k.items)
+		k.items = append(k.items, Item{Seq: int64(at + 1), Repository: repositories[at%len(repositories)], Digest: inventory.Digest([]byte{byte(at), byte(at >> 8)}),
+			PredicateType: inventory.SignPredicate, StatementKey: inventory.SignPredicate, Formats: []inventory.Format{inventory.Legacy}})
+	}
+}
+
 // TestGivesUp stops when nothing works, instead of trying everything.
 func TestGivesUp(t *testing.T) {
 	t.Parallel()
 	k := newBench(t).newCase(t)
-	for n := range 5 * chunk {
-		k.items = append(k.items, Item{Seq: int64(n + 1), Repository: k.Registry() + "/" + k.repo, Digest: inventory.Digest([]byte{byte(n), byte(n >> 8)}),
-			PredicateType: inventory.SignPredicate, StatementKey: inventory.SignPredicate, Formats: []inventory.Format{inventory.Legacy}})
-	}
+	k.images(5*chunk, k.Registry()+"/"+k.repo)
 	readOnly := &wrapper{Registry: k.client, failAt: -1, fault: lost}
 	e := k.engine(readOnly)
 	e.Parallel = 0
 	got, err := e.Run(t.Context(), list{items: k.items})
-	if !errors.Is(err, ErrGaveUp) || got.Signed != 0 || got.Failed < patience || got.Failed > 4*chunk {
+	if !errors.Is(err, ErrGaveUp) || got.Signed != 0 || got.Failed < patience || got.Failed > 4*chunk || got.Failed+got.Left != got.Planned {
 		t.Errorf("got %+v, %v, want it to stop early", got, err)
+	}
+	for _, r := range k.reissues(t)[got.Failed:] {
+		t.Errorf("unit %d was left alone, and is recorded as %s", r.Seq, r.State)
 	}
 	got, err = k.engine(k.client).Run(t.Context(), list{items: k.items})
 	must(t, err)
 	wantEqual(t, "result once it takes writes", got, Result{Planned: 5 * chunk, Signed: 5 * chunk})
 	wantEqual(t, "uses of the key", k.next.signed, 5*chunk)
+}
+
+// down is a registry, or a signer, that does not work.
+type down struct {
+	Registry
+	host string
+	err  error
+}
+
+func (d down) PutBlob(ctx context.Context, repository string, content []byte) (string, error) {
+	if strings.HasPrefix(repository, d.host+"/") {
+		return "", d.err
+	}
+	return d.Registry.PutBlob(ctx, repository, content)
+}
+
+type brokenKey struct{ *ecKey }
+
+func (k brokenKey) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	_, err := k.ecKey.Sign(ctx, message)
+	return nil, errors.Join(errFault, err)
+}
+
+// TestFaultDown has something that does not work any more: the run goes on where
+// it does not matter, and nowhere else.
+func TestFaultDown(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	second := strings.Replace(b.Registry(), "127.0.0.1", "localhost", 1)
+	repositories := func(host string) (out []string) {
+		for n := range 100 {
+			out = append(out, fmt.Sprintf("%s/%s%d", host, "acme/"+strings.ToLower(rand.Text()), n))
+		}
+		return out
+	}
+	t.Run("a registry", func(t *testing.T) {
+		t.Parallel()
+		k := b.newCase(t)
+		k.images(6*chunk, repositories(b.Registry())...)
+		good := repositories(second)
+		k.images(100, good...)
+		e := k.engine(down{k.client, b.Registry(), &registry.Error{Op: "put blob", Status: http.StatusServiceUnavailable}})
+		e.Parallel = 8
+		got, err := e.Run(t.Context(), list{items: k.items})
+		var left LeftError
+		if !errors.As(err, &left) || len(left.Why) != 1 || left.In(repositories(b.Registry())[0]) == "" || left.In(good[0]) != "" {
+			t.Errorf("got %v, want all of %s left alone", err, b.Registry())
+		}
+		if got.Signed != 100 || got.Failed > 4*chunk || got.Failed+got.Left != 6*chunk {
+			t.Errorf("got %+v, want the other registry's signed", got)
+		}
+	})
+	t.Run("a registry that refuses", func(t *testing.T) { // what somebody may not write says nothing of the rest
+		t.Parallel()
+		k := b.newCase(t)
+		k.images(6*chunk, repositories(b.Registry())...)
+		e := k.engine(down{k.client, b.Registry(), &registry.Error{Op: "put blob", Status: http.StatusForbidden}})
+		e.Parallel = 8
+		got, err := e.Run(t.Context(), list{items: k.items})
+		must(t, err)
+		wantEqual(t, "result", got, Result{Planned: 6 * chunk, Failed: 6 * chunk})
+	})
+	t.Run("the signer", func(t *testing.T) {
+		t.Parallel()
+		k := b.newCase(t)
+		k.images(6*chunk, repositories(b.Registry())...)
+		e := k.engine(k.client)
+		e.Signer = signer.Always(brokenKey{k.next})
+		got, err := e.Run(t.Context(), list{items: k.items})
+		if !errors.Is(err, ErrGaveUp) || errors.As(err, new(LeftError)) || got.Signed != 0 || got.Failed > 4*chunk || k.next.signed > 4*chunk {
+			t.Errorf("got %+v, %v and %d uses of the key, want it to stop early", got, err, k.next.signed)
+		}
+	})
 }
 
 // TestResumeWithoutProofs publishes what an earlier run persisted, although that
@@ -632,6 +715,30 @@ func TestAttack(t *testing.T) {
 		wantEqual(t, "result", k.run(t, k.client), Result{Planned: 3, Signed: 1, Failed: 2})
 		k.items[1].Also = []string{rogue.DigestStr()} // the plan knows it to be good
 		wantEqual(t, "result where both are good", k.run(t, k.client), Result{Planned: 3, Signed: 2, Already: 1})
+	})
+	t.Run("a repository in which nothing can be added, before others", func(t *testing.T) {
+		t.Parallel()
+		k := b.newCase(t)
+		bad, good := k.Registry()+"/"+k.repo, k.Registry()+"/"+k.repo+"-other"
+		k.images(6*chunk, bad)
+		for _, i := range k.items {
+			_, _, err := k.client.PutManifest(t.Context(), bad, verify.Tag(i.Digest, inventory.Legacy), string(types.OCIImageIndex),
+				[]byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`))
+			must(t, err)
+		}
+		k.images(10, good)
+		e := k.engine(k.client)
+		e.Parallel = 8
+		for _, want := range []Result{{Signed: 10}, {Already: 10}} {
+			got, err := e.Run(t.Context(), list{items: k.items})
+			var left LeftError
+			if !errors.As(err, &left) || left.In(bad) == "" || left.In(good) != "" || !errors.Is(err, ErrGaveUp) || !strings.Contains(err.Error(), bad+" (") {
+				t.Errorf("got %v, want %s left alone", err, bad)
+			}
+			if got.Signed != want.Signed || got.Already != want.Already || got.Left == 0 || got.Failed < patience || got.Failed+got.Left != 6*chunk {
+				t.Errorf("got %+v, want %+v and nothing more", got, want)
+			}
+		}
 	})
 	t.Run("a bundle that names an image which is held by now", func(t *testing.T) {
 		t.Parallel()

@@ -134,6 +134,9 @@ func resignHere(c *cli.Context, ui *ui, a *app.App, who app.SignerOptions) error
 	ui.printf("%d planned: %s, %d signed already, %d held back, %d failed; %d denied, %d on hold; %d requests in %s",
 		r.Planned, signed, r.Already, r.Held, r.Failed, r.Denied, r.OnHold, r.Requests,
 		time.Duration(r.DurationSeconds*float64(time.Second)).Round(time.Millisecond))
+	if r.Left > 0 {
+		ui.printf("%d were left alone, where one after the other failed", r.Left)
+	}
 	ui.hosts(r.Hosts)
 	for _, why := range slices.SortedFunc(maps.Keys(reasons), func(a, b string) int { return reasons[b] - reasons[a] }) {
 		ui.printf("  %d times: %s", reasons[why], why)

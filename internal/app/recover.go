@@ -415,7 +415,7 @@ func checkSignerOf(p rotate.Permission, s signer.Source) error {
 func (a *App) engine(p rotate.Permission, o ResignOptions) resign.Engine {
 	return resign.Engine{Registry: a.registry(o.Apply), Store: a.store, Signer: o.Signer, Services: o.Services, Root: a.root, Files: o.Files, Plan: p.Digest(),
 		Apply: o.Apply, Batch: o.Batch, By: a.by("re-sign for %s", p.Plan().Incident), Parallel: o.Parallel, Rate: rate.Limit(o.Rate),
-		Failed: o.Failed}
+		Failed: o.Failed, Patience: &resign.Patience{}}
 }
 
 // approved gives the re-signing engine the items of some shards of an approved

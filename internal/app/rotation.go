@@ -129,6 +129,7 @@ func inOrder(ctx context.Context, e resign.Engine, w *approved) (resign.Result, 
 		return e.Run(ctx, w)
 	}
 	var sum resign.Result
+	var left error // e remembers it from one part to the next
 	all, tell, cut := *w, e.Progress, false
 	for _, part := range []part{images, claims} {
 		*w = all
@@ -139,12 +140,12 @@ func inOrder(ctx context.Context, e resign.Engine, w *approved) (resign.Result, 
 		}
 		r, err := e.Run(ctx, w)
 		sum, cut = plus(before, r), cut || w.cut
-		if err != nil {
+		if left = err; err != nil && !errors.As(err, new(resign.LeftError)) {
 			return sum, err
 		}
 	}
 	w.cut = cut
-	return sum, nil
+	return sum, left
 }
 
 // takes reports whether an item is in the part.

@@ -58,6 +58,7 @@ func (a *App) share(ctx context.Context, p rotate.Permission, e resign.Engine, s
 	var total resign.Result
 	var done, given int64
 	mine := map[int64]bool{}
+	var left resign.LeftError
 	tell, settled := e.Progress, e.Settled
 	size := int64(claimItems)
 	for o.Only.Limit == 0 || given < o.Only.Limit {
@@ -92,6 +93,9 @@ func (a *App) share(ctx context.Context, p rotate.Permission, e resign.Engine, s
 			w.limit = o.Only.Limit - given
 		}
 		r, err := l.run(ctx, e, w)
+		if errors.As(err, &left) { // the rest goes on; e remembers
+			err = nil
+		}
 		if !errors.Is(err, store.ErrLeaseLost) {
 			given += w.given
 		}
@@ -100,12 +104,11 @@ func (a *App) share(ctx context.Context, p rotate.Permission, e resign.Engine, s
 		}
 		if err == nil && (w.cut || w.limit > 0 && w.given == w.limit) {
 			// The next run completes them, which looks once more at what is done.
-			return plus(total, r), l.release(ctx, "the limit was reached", 0)
+			return plus(total, r), errors.Join(left.OrNil(), l.release(ctx, "the limit was reached", 0))
 		}
 		if err == nil {
 			err = l.update(ctx, func(tx *store.Tx) error {
-				_, err := tx.CompleteShards(ctx, l.claim)
-				return err
+				return complete(ctx, tx, l.claim, left)
 			})
 		}
 		switch {
@@ -133,17 +136,37 @@ func (a *App) share(ctx context.Context, p rotate.Permission, e resign.Engine, s
 	// Whatever was looked at twice, or by others, counts once.
 	sum := resign.Result{}
 	for _, s := range all {
-		if sel.Has(s) {
-			sum = plus(sum, resign.Result{Planned: s.Units, Already: s.Signed, Held: s.Held, Failed: s.Units - s.Signed - s.Held})
+		if !sel.Has(s) {
+			continue
 		}
+		r := resign.Result{Planned: s.Units, Already: s.Signed, Held: s.Held, Failed: s.Units - s.Signed - s.Held}
+		if left.In(s.Repository) != "" {
+			r.Left, r.Failed = r.Failed-s.Failed, s.Failed
+		}
+		sum = plus(sum, r)
 	}
 	sum.Signed = min(total.Signed, sum.Already)
 	sum.Already -= sum.Signed
-	return sum, nil
+	return sum, left.OrNil()
+}
+
+// complete ends a claim that was worked on, but for what was left alone.
+func complete(ctx context.Context, tx *store.Tx, c store.Claim, left resign.LeftError) error {
+	if _, err := tx.CompleteShards(ctx, c); err != nil {
+		return err
+	}
+	for _, s := range c.Shards {
+		if why := left.In(s.Repository); why != "" {
+			if err := tx.LeaveShard(ctx, c, s.N, "left alone, for one signature after the other failed there: "+why+": run it again when the reason is gone"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func plus(x, y resign.Result) resign.Result {
-	return resign.Result{Planned: x.Planned + y.Planned, Signed: x.Signed + y.Signed, Already: x.Already + y.Already, Held: x.Held + y.Held, Failed: x.Failed + y.Failed}
+	return resign.Result{Planned: x.Planned + y.Planned, Signed: x.Signed + y.Signed, Already: x.Already + y.Already, Held: x.Held + y.Held, Failed: x.Failed + y.Failed, Left: x.Left + y.Left}
 }
 
 // claim takes the next shards, of so many items: as said for a process that is

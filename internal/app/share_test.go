@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 
 	"github.com/reseal/reseal/internal/registry"
+	"github.com/reseal/reseal/internal/sandbox"
 	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/journal"
@@ -155,6 +157,73 @@ func TestResignPerHost(t *testing.T) {
 	want("resumed", told, HostStatus{Host: first, Planned: 1, Done: 1}, HostStatus{Host: second, Planned: 1, Done: 1})
 	want("report", report, told...)
 	want("status", must(h.Status(ctx, plan)).Hosts, told...)
+}
+
+// frozen refuses what is written to one repository.
+type frozen struct {
+	http.RoundTripper
+	repository string // its path; "": none
+}
+
+func (f *frozen) RoundTrip(q *http.Request) (*http.Response, error) {
+	if q.Method != http.MethodPut || f.repository == "" || !strings.HasPrefix(q.URL.Path, "/v2/"+f.repository+"/manifests/") {
+		return f.RoundTripper.RoundTrip(q)
+	}
+	return &http.Response{StatusCode: http.StatusForbidden, Status: "403 Forbidden", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: q, Header: http.Header{},
+		Body: io.NopCloser(strings.NewReader(`{"errors":[{"code":"DENIED","message":"tags are immutable"}]}`))}, nil
+}
+
+// TestResignLeaves has a repository in which nothing can be written before others:
+// these are signed, and the report and the shards tell what was left alone.
+func TestResignLeaves(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	ctx := t.Context()
+	const many, bad = 320, "aaa/bad"
+	homes := []string{h.world.Registry() + "/" + bad, h.world.Registry() + "/shop/api"}
+	for n := range many {
+		ref := must(h.world.PushImage(ctx, bad, fmt.Sprint(n), fmt.Sprint(n)))
+		if err := h.actors["release"].SignLegacy(ctx, ref, sandbox.NoProof); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := h.Scan(ctx, ScanOptions{Targets: Targets(homes...)}, nil); err != nil {
+		t.Fatal(err)
+	}
+	o := RotationOptions{Rotation: "BUNDLES", From: "release", To: "release", Formats: []string{"bundle"}, Homes: homes, Skew: time.Minute, Expires: time.Hour}
+	_, plan, _, err := h.PlanRotation(ctx, o, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, person := range []string{"alice", "bob"} {
+		must(h.ApproveWithKey(ctx, plan, person, h.key(t, person), false))
+	}
+	wall := &frozen{http.DefaultTransport, bad}
+	h.options.Registry = registry.New(registry.Options{Keychain: authn.NewMultiKeychain(), Transport: wall})
+	for _, want := range []resign.Result{{Signed: 1}, {Already: 1}} {
+		r, err := h.Resign(ctx, ResignOptions{Plan: plan, Signer: signer.Always(h.key(t, "release")), Apply: true})
+		var left resign.LeftError
+		if !errors.As(err, &left) || len(left.Why) != 1 || !strings.Contains(left.In(homes[0]), "tags are immutable") {
+			t.Errorf("got %v, want it to name %s and the reason", err, homes[0])
+		}
+		if r.Planned != many+1 || r.Signed != want.Signed || r.Already != want.Already || r.Left == 0 || r.Failed < 50 || r.Failed+r.Left != many {
+			t.Errorf("got %+v, want %+v of the other repository, and the rest left alone", r.Result, want)
+		}
+		status := must(h.Status(ctx, plan))
+		if status.Left != r.Left || status.Failed != r.Failed || status.Signed+status.Already != 1 {
+			t.Errorf("status %+v, want what the run has reported: %+v", status, r.Result)
+		}
+		for _, s := range must(h.store.Shards(ctx, plan)) {
+			if whole := s.Repository != homes[0]; whole != (s.State == store.ShardDone) || !whole && (s.State != store.ShardFailed || !strings.Contains(s.Why, "immutable")) {
+				t.Errorf("shard %+v", s)
+			}
+		}
+	}
+	wall.repository = ""
+	r, err := h.Resign(ctx, ResignOptions{Plan: plan, Signer: signer.Always(h.key(t, "release")), Apply: true})
+	if want := (resign.Result{Planned: many + 1, Signed: many, Already: 1}); err != nil || r.Result != want {
+		t.Errorf("got %+v, %v, want %+v", r.Result, err, want)
+	}
 }
 
 // TestLease keeps a claim beyond its lease, and tells when it was lost.

@@ -128,7 +128,7 @@ func (s *ResignStatus) add(shards []store.Shard, units []store.ShardUnits) {
 			}
 		}
 		if sh.State == store.ShardFailed && sh.Failed == 0 { // no unit says why
-			s.Reasons = append(s.Reasons, store.Reason{State: store.ShardFailed, Why: sh.Why, Units: sh.Units})
+			s.Reasons = append(s.Reasons, store.Reason{State: store.ShardFailed, Why: sh.Why, Units: sh.Units - sh.Signed - sh.Held})
 		}
 	}
 	recent := int64(0)

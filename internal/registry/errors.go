@@ -278,3 +278,13 @@ func Refused(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && (e.Status == http.StatusBadRequest || e.Status == http.StatusNotFound)
 }
+
+// Down reports whether a registry gave no answer at all, or one that says that it
+// is overloaded or broken.
+func Down(err error) bool {
+	var e *Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	return e.Status >= 500 || e.Status == http.StatusTooManyRequests || e.Status == 0 && errors.As(e.Err, new(cleaned))
+}

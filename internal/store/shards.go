@@ -352,6 +352,15 @@ func (t *Tx) CompleteShards(ctx context.Context, c Claim) (again int64, err erro
 	return again, err
 }
 
+// LeaveShard fails a shard of a claim that was just completed, of which units were
+// left alone, unless all of them are signed or held. Why is that of a unit that
+// failed, if there is one.
+func (t *Tx) LeaveShard(ctx context.Context, c Claim, n int64, why string) error {
+	_, err := t.scratch(ctx, `UPDATE shards SET state = $1, why = CASE WHEN failed > 0 THEN why ELSE $2 END
+		WHERE plan = $3 AND n = $4 AND epoch = $5 AND state IN ($1, $6) AND signed + held < units`, ShardFailed, clean(why), c.Plan, n, c.Epoch, ShardDone)
+	return err
+}
+
 // ReleaseShards gives up a claim before its work is done: the shards are ready
 // for anybody, who should claim them after a pause.
 func (t *Tx) ReleaseShards(ctx context.Context, c Claim, why string, pause time.Duration) error {

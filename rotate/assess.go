@@ -263,6 +263,11 @@ func decideOne(ctx context.Context, s *store.Store, a inventory.Artifact, sigs [
 }
 
 func decideAll(a inventory.Artifact, sigs []inventory.Signature, p trust.Policy) []Item {
+	return decideFor(p.Successor, a, sigs, p)
+}
+
+// decideFor is decideAll for a new signer that the policy need not name.
+func decideFor(by signer.Identity, a inventory.Artifact, sigs []inventory.Signature, p trust.Policy) []Item {
 	statements := inventory.Statements(a, sigs)
 	if _, rogue := p.Rogue[a.Digest]; rogue && len(statements) == 0 {
 		// Denied even before anybody signed it.
@@ -274,9 +279,15 @@ func decideAll(a inventory.Artifact, sigs []inventory.Signature, p trust.Policy)
 			outcomes[st.Key] = out
 		}
 	}
+	image, decided := outcomes[inventory.SignPredicate] // none decided: no claim may speak for it
+	if !decided && p.Signed(sigs, by) {
+		image.Decision = trust.None
+	}
 	var items []Item
-	for key := range outcomes {
-		out := settled(outcomes, key)
+	for key, out := range outcomes {
+		if key != inventory.SignPredicate {
+			out = trust.WithClaims(&image, out)
+		}
 		item := Item{Repository: a.Repository, Digest: a.Digest, MediaType: a.MediaType, Size: a.Size, Deployed: a.Deployed,
 			Tags: a.Tags, Statement: key, Decision: out.Decision, Reason: out.Reason, Formats: out.Formats, Summary: out.Summary, Also: out.Also, vouched: out.Vouched}
 		for _, g := range out.Signatures {
@@ -310,16 +321,6 @@ func sortItems(items []Item) {
 	})
 }
 
-// settled returns the outcome of a statement as the decision about the image
-// leaves it.
-func settled(outcomes map[string]trust.Outcome, key string) trust.Outcome {
-	if key == inventory.SignPredicate {
-		return outcomes[key]
-	}
-	image := outcomes[inventory.SignPredicate] // none decided: no claim may speak for it
-	return trust.WithClaims(&image, outcomes[key])
-}
-
 // unfit returns what says by a policy why the new signer must not speak for a
 // digest, or "": no repository is known in which the image itself is covered or to
 // be re-signed. What cannot be looked up is not fit.
@@ -347,6 +348,8 @@ func unfit(ctx context.Context, s *store.Store) func(trust.Policy, string) strin
 				}
 				image := slices.IndexFunc(items, func(i Item) bool { return i.Statement == inventory.SignPredicate })
 				switch {
+				case image < 0 && p.Signed(all[n], p.Successor):
+					return ""
 				case image < 0:
 					why = "nothing is decided about it in " + a.Repository
 				case items[image].Decision == trust.Resign || items[image].Decision == trust.None:
@@ -457,7 +460,7 @@ func (h *past) again(ctx context.Context, plan string, a inventory.Artifact, sig
 		if !slices.ContainsFunc(p.Incidents, func(i trust.Incident) bool { return i.ID == then.Primary }) {
 			then.Primary = p.Primary // it was withdrawn, perhaps for the one that is asked about
 		}
-		return decideAll(a, sigs, then), nil
+		return decideFor(of.NewSigner, a, sigs, then), nil
 	}
 	if h.enrolled == nil {
 		if h.enrolled, err = Enrolled(ctx, h.store); err != nil {
@@ -468,7 +471,7 @@ func (h *past) again(ctx context.Context, plan string, a inventory.Artifact, sig
 	var out []Item
 	for _, i := range p.Incidents {
 		then.Primary = i.ID
-		out = append(out, decideAll(a, sigs, then)...)
+		out = append(out, decideFor(of.NewSigner, a, sigs, then)...)
 	}
 	return out, nil
 }
@@ -709,13 +712,11 @@ func (i Item) changed(now []Item) string {
 	if i.Decision != trust.Resign || i.Statement == inventory.SignPredicate {
 		return ""
 	}
-	image := trust.Outcome{}
-	for _, o := range now {
-		if o.Statement == inventory.SignPredicate {
-			image.Decision = o.Decision
-		}
+	on := slices.IndexFunc(now, func(o Item) bool { return o.Statement == inventory.SignPredicate })
+	if on < 0 { // nothing is decided about the image, and the claim is to be signed all the same
+		return ""
 	}
-	claim := trust.WithClaims(&image, trust.Outcome{Decision: i.Decision, Formats: i.Formats, Reason: n.Reason, Summary: n.Summary})
+	claim := trust.WithClaims(&trust.Outcome{Decision: now[on].Decision}, trust.Outcome{Decision: i.Decision, Formats: i.Formats, Reason: n.Reason, Summary: n.Summary})
 	if claim.Decision == i.Decision {
 		return ""
 	}

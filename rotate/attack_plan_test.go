@@ -472,6 +472,21 @@ func TestAttackOnPlans(t *testing.T) {
 			})
 			k.wantChanged(t, plan, item, "the image itself is not proven good")
 		}},
+		{"a good attestation of an image that nobody of ours signed", func(t *testing.T, k *kase) {
+			k.put(t, repo, 8, signed(k.stranger, inventory.Legacy, true), claim(k.old, inventory.LegacyAtt, spdx, 60, true))
+			plan, _ := k.plan(t, func(p *Plan) { p.Homes = []string{repo} })
+			item := k.item(t, plan, 8, spdx)
+			wantEqual(t, "decision", item.Decision, trust.Hold)
+			if !strings.Contains(item.Reason, "the image itself is not proven good") {
+				t.Error(item.Reason)
+			}
+			// It is signed by the new signer, for whom the attestation then adds nothing.
+			k.put(t, repo, 8, signed(k.next, inventory.Legacy, false))
+			plan, _ = k.plan(t, func(p *Plan) { p.Homes = []string{repo} })
+			item = k.item(t, plan, 8, spdx)
+			wantEqual(t, "decision once it is", item.Decision, trust.Resign)
+			k.wantSame(t, plan, item)
+		}},
 		{"a good claim about an image and others", func(t *testing.T, k *kase) {
 			for n, tc := range []struct {
 				also []string

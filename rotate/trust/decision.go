@@ -649,28 +649,38 @@ func Elsewhere(sigs []inventory.Signature, p Policy) (places []string) {
 	return places
 }
 
+// Signed reports whether a new signer's own signature of the artifact stands there,
+// outside every incident. Where no signer that is replaced signed the artifact,
+// nothing is decided about it; but then a claim by the new signer adds nothing.
+func (p Policy) Signed(sigs []inventory.Signature, by signer.Identity) bool {
+	return slices.ContainsFunc(sigs, func(s inventory.Signature) bool {
+		if s.PredicateType != inventory.SignPredicate || s.Signer != by || s.Location != "" {
+			return false
+		}
+		j := p.examine(s)
+		return j.stands()
+	})
+}
+
 // WithClaims lowers the decisions about the claims on one artifact to what the
 // decision about the artifact itself allows: cosign takes a bundle of any
 // predicate by a trusted signer for a signature of the image, so none goes onto
 // an artifact that is not itself covered or proven good.
 //
-// About an artifact that is on hold or denied nothing is said in any format:
-// whoever can write to a registry makes a bundle of the envelope in an ".att", and
-// a summary says that the artifact passed. About one that nobody signed, as many
-// have only attestations, it is: whoever makes it of a file sees to it that it is
-// a file (package resign).
+// That holds in whatever format: whoever can write to a registry makes a bundle of
+// the envelope in an ".att", and a summary says that the artifact passed. Only of a
+// file that nobody signed, as many have only attestations, it is said: whoever
+// makes it of a file sees to it that it is a file (package resign).
 func WithClaims(image *Outcome, claim Outcome) Outcome {
+	file := slices.Contains(claim.Formats, inventory.Detached)
+	undecided := image == nil || image.Decision == ""
+	if claim.Decision != Resign || file && undecided || !undecided && (image.Decision == Resign || image.Decision == None) {
+		return claim
+	}
 	bundle := slices.Contains(claim.Formats, inventory.Bundle)
-	refused := image != nil && (image.Decision == Hold || image.Decision == Deny)
-	if claim.Decision != Resign || !bundle && !refused {
-		return claim
-	}
-	if image != nil && (image.Decision == Resign || image.Decision == None) {
-		return claim
-	}
 	what, why := "image", "a bundle with any claim about it would make verifiers accept the image"
 	switch {
-	case slices.Contains(claim.Formats, inventory.Detached):
+	case file:
 		what, why = "file", "a bundle with any claim about it speaks for it"
 	case claim.Summary && !bundle:
 		why = "a summary would say that it passed"

@@ -64,7 +64,7 @@ func TestSummary(t *testing.T) {
 		{name: "proven, as a bundle on an image on hold", sigs: []inventory.Signature{bundle(sig(thief)), oldBundle}, want: Hold, says: "make verifiers accept the image"},
 		{name: "proven, as a bundle on an image nobody signed", sigs: []inventory.Signature{oldBundle}, want: Hold, says: "make verifiers accept the image"},
 		{name: "proven, of an image on hold", sigs: []inventory.Signature{sig(thief), old}, want: Hold, says: "would say that it passed"},
-		{name: "proven, of an image of another signer", sigs: []inventory.Signature{sig(other), old}, want: Resign},
+		{name: "proven, of an image of another signer", sigs: []inventory.Signature{sig(other), old}, want: Hold, says: "would say that it passed"},
 		{name: "summarised", sigs: []inventory.Signature{proven, old, summary(next, inventory.LegacyAtt, content)}, want: None, says: "covered by the new signer"},
 		{name: "summarised among others", sigs: []inventory.Signature{proven, old, summary(next, inventory.LegacyAtt, another, content)}, want: None},
 		{name: "summarised in another format only", sigs: []inventory.Signature{proven, old, summary(next, inventory.Bundle, content)}, want: Resign},

@@ -171,8 +171,13 @@ func TestNoClaimMakesAnImageAccepted(t *testing.T) {
 			t.Errorf("image on %s: the attestation of whose envelope anybody can make a bundle is on %s", d, got.Decision)
 		}
 	}
-	if got := WithClaims(nil, legacy); got.Decision != Resign {
-		t.Errorf("image that nobody signed: its attestation is on %s", got.Decision)
+	for _, image := range []*Outcome{nil, {}} {
+		if got := WithClaims(image, legacy); got.Decision != Hold {
+			t.Errorf("image nobody decided about: its attestation is on %s", got.Decision)
+		}
+		if got := WithClaims(image, Outcome{Decision: Resign, Formats: []inventory.Format{inventory.Detached}}); got.Decision != Resign {
+			t.Errorf("file that nobody signed: its attestation is on %s", got.Decision)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package tuf
 
 import (
+	"context"
 	"crypto/ed25519"
 	"encoding/hex"
 	"encoding/json"
@@ -577,13 +578,9 @@ func TestAttack(t *testing.T) {
 		}
 		stays("as it was published")
 		// The thief's timestamp leads to the state before.
-		d, err := r.load()
+		s, err := r.load()
 		check(t, err)
-		next := r.draft(d).next()
-		next.Timestamp.Signed.Version = 50
-		data, err := r.signTimestamp(t.Context(), r.draft(d), next.Timestamp, o.online.Signer)
-		check(t, err)
-		check(t, os.WriteFile(filepath.Join(away, "timestamp.json"), data, 0o644))
+		o.forward(t, s, away)
 		stays("with a thief's timestamp")
 		check(t, os.Remove(filepath.Join(away, "timestamp.json")))
 		stays("without a timestamp")
@@ -615,6 +612,45 @@ func TestAttack(t *testing.T) {
 		check(t, os.WriteFile(filepath.Join(o.published, "4.revocations.json"), []byte("null"), 0o644))
 		_, err = o.repo.Republish(t.Context(), nil)
 		check(t, err)
+	})
+	t.Run("publication cut off before a backup, finished after it", func(t *testing.T) {
+		o, r, away := copied(t, cutOffDenial)
+		o.revoke(t, map[string][]byte{"revocations/two.json": []byte("two")}) // finishes the first, and publishes
+		for _, of := range []string{"this version", "one before"} {
+			if of == "one before" {
+				withoutReplaces(t, r)
+			}
+			unchanged(t, away, func() {
+				_, err := r.Refresh(t.Context(), o.online.Signer, false)
+				refused(t, err, "rebuild it from the published one")
+				_, err = r.PublishRevocations(t.Context(), nil, signersOf(o.responders[:2]), o.online.Signer)
+				refused(t, err, "was cut off here, and a timestamp of version 3 was published since")
+				_, err = r.Republish(t.Context(), nil)
+				refused(t, err, "version 3 of revocations is published")
+				refused(t, r.CheckRepublish(nil), "version 3 of revocations is published")
+			})
+		}
+		check(t, os.Remove(filepath.Join(away, "timestamp.json")))
+		_, err := r.Refresh(t.Context(), o.online.Signer, false)
+		refused(t, err, "version 3 of revocations is published")
+	})
+	t.Run("publication cut off, and the online key's thief publishes", func(t *testing.T) {
+		for _, of := range []string{"this version", "one before"} {
+			o, r, away := copied(t, cutOffDenial)
+			s, err := load(o.repo.read) // as it was: nothing of metadata/ is written yet
+			check(t, err)
+			o.forward(t, s, away)
+			if of == "one before" {
+				withoutReplaces(t, r)
+			}
+			_, err = r.Refresh(t.Context(), o.online.Signer, false)
+			refused(t, err, "if somebody has the online key, republish")
+			_, err = r.Republish(t.Context(), nil)
+			check(t, err)
+			if data, err := look("go-tuf", away, o.pinned, t.TempDir(), "revocations/one.json"); string(data) != "one" {
+				t.Errorf("%s: the denial is not published: %q, %v", of, data, err)
+			}
+		}
 	})
 	t.Run("version raised to the limit", func(t *testing.T) {
 		o := newOrg(t)
@@ -862,6 +898,42 @@ func TestAttack(t *testing.T) {
 			refused(t, err, "damaged")
 		})
 	})
+}
+
+// cutOffDenial publishes a denial on a disk that is full when it comes to the metadata.
+func cutOffDenial(o *org) {
+	o.repo.hook = func(point, name string) error {
+		if strings.HasPrefix(name, "metadata/") {
+			return errCrash
+		}
+		return nil
+	}
+	_, _ = o.repo.PublishRevocations(context.Background(), map[string][]byte{"revocations/one.json": []byte("one")}, signersOf(o.responders[:2]), o.online.Signer)
+	o.repo.hook = nil
+}
+
+// withoutReplaces makes of a change that was cut off what a version before would have written.
+func withoutReplaces(t *testing.T, r *Repository) {
+	t.Helper()
+	data, err := r.read(pendingFile)
+	check(t, err)
+	p, err := parsePending(data)
+	check(t, err)
+	p.Replaces = ""
+	data, err = json.Marshal(p)
+	check(t, err)
+	check(t, os.WriteFile(filepath.Join(r.dir, pendingFile), data, 0o644))
+}
+
+// forward publishes, as a thief of the online key would, a timestamp of version 50 that leads to s.
+func (o *org) forward(t *testing.T, s *state, published string) {
+	t.Helper()
+	d := o.repo.draft(s)
+	m := d.next().Timestamp
+	m.Signed.Version = 49
+	data, err := o.repo.signTimestamp(t.Context(), d, m, o.online.Signer)
+	check(t, err)
+	check(t, os.WriteFile(filepath.Join(published, "timestamp.json"), data, 0o644))
 }
 
 // Five steps from a compromise to a denial that clients see, with responders and the online signer only.

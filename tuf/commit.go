@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
 	"github.com/reseal/reseal/internal/durable"
 )
 
@@ -70,9 +72,14 @@ type pending struct {
 	Schema string `json:"schema"`
 	// Published is the directory that is served to clients, when it is another than the usual one and something changes
 	// in it: whoever finishes the change has to finish it there.
-	Published string    `json:"published,omitempty"`
-	Content   []content `json:"content"` // of event/pending/content, in this order, without gaps
-	Steps     []step    `json:"steps"`
+	Published string `json:"published,omitempty"`
+	// Replaces is the published timestamp that was there when the change was decided on: see publishedTimestamp. It is
+	// empty when nothing is published, and in what versions before this one wrote.
+	Replaces string    `json:"replaces,omitempty"`
+	Content  []content `json:"content"` // of event/pending/content, in this order, without gaps
+	Steps    []step    `json:"steps"`
+
+	data map[string][]byte // the parts of the content, by digest
 }
 
 // content is a part of event/pending/content.
@@ -107,6 +114,25 @@ func (p pending) publishes() bool {
 	return slices.ContainsFunc(p.Steps, func(s step) bool { return s.In == inPublished })
 }
 
+// What publishedTimestamp returns when there is no digest.
+const (
+	noTimestamp         = "none"
+	unreadableTimestamp = "unreadable"
+)
+
+// publishedTimestamp is the SHA-256 of the timestamp that clients read, in hex, or what stands for one.
+func (r *Repository) publishedTimestamp() string {
+	data, err := r.readPublished("timestamp.json")
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return noTimestamp
+	case err != nil:
+		return unreadableTimestamp
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
 // elsewhere is the published directory when it is not the usual one, which moves with the repository.
 func (r *Repository) elsewhere() string {
 	if r.published == filepath.Join(r.dir, publishedDir) {
@@ -122,6 +148,9 @@ func parsePending(data []byte) (pending, error) {
 	}
 	if p.Schema != pendingSchema {
 		return p, fmt.Errorf("%s: schema %q: this version reads %s", pendingFile, p.Schema, pendingSchema)
+	}
+	if digest, err := hex.DecodeString(p.Replaces); p.Replaces != "" && p.Replaces != noTimestamp && p.Replaces != unreadableTimestamp && (err != nil || len(digest) != sha256.Size) {
+		return p, fmt.Errorf("%s: malformed digest %q", pendingFile, p.Replaces)
 	}
 	for _, s := range p.Steps {
 		digest, err := hex.DecodeString(s.Digest)
@@ -166,7 +195,7 @@ func (r *Repository) commit(ctx context.Context, steps []step) error {
 		}
 	}
 	if p.publishes() {
-		p.Published = r.elsewhere()
+		p.Published, p.Replaces = r.elsewhere(), r.publishedTimestamp()
 	}
 	manifest, err := json.MarshalIndent(p, "", " ")
 	if err != nil {
@@ -182,7 +211,7 @@ func (r *Repository) commit(ctx context.Context, steps []step) error {
 	if err != nil {
 		return fmt.Errorf("nothing was changed: %w", err)
 	}
-	return r.finish(ctx)
+	return r.finish(ctx, r.inPlace)
 }
 
 // room refuses files that would have to lie where there is a directory, or below a file: found out later, it would stop
@@ -222,17 +251,31 @@ func (r *Repository) room(steps []step) error {
 	return nil
 }
 
-// finish carries out what was decided on, if anything was. The context does not stop it half way: it is bounded, and
-// what it leaves undone somebody else would have to finish first.
-func (r *Repository) finish(ctx context.Context) error {
+// decided returns the change that was decided on, with all its content; [fs.ErrNotExist] where there is none.
+func (r *Repository) decided() (pending, error) {
 	manifest, err := r.read(pendingFile)
+	if err != nil {
+		return pending{}, err
+	}
+	p, err := parsePending(manifest)
+	if err != nil {
+		return p, err
+	}
+	all, err := r.read(pendingContent)
+	if err != nil {
+		return p, fmt.Errorf("%s is there without its content: restore it from a backup: %v", pendingFile, err)
+	}
+	p.data, err = p.parts(all)
+	return p, err
+}
+
+// finish carries out what was decided on, if anything was. The context does not stop it half way: it is bounded, and
+// what it leaves undone somebody else would have to finish first. A publication is finished when may allows it.
+func (r *Repository) finish(ctx context.Context, may func(pending) error) error {
+	p, err := r.decided()
 	if errors.Is(err, fs.ErrNotExist) {
 		return r.clearPending()
 	}
-	if err != nil {
-		return err
-	}
-	p, err := parsePending(manifest)
 	if err != nil {
 		return err
 	}
@@ -242,18 +285,70 @@ func (r *Repository) finish(ctx context.Context) error {
 		}
 		return fmt.Errorf("a publication to %s was cut off, and the published directory given now is %s: give the one that it was begun with, to finish it", p.Published, r.published)
 	}
-	all, err := r.read(pendingContent)
-	if err != nil {
-		return err
+	if p.publishes() {
+		if err := may(p); err != nil {
+			return err
+		}
 	}
-	data, err := p.parts(all)
-	if err != nil {
-		return err
-	}
-	if err := r.carryOut(context.WithoutCancel(ctx), p.Steps, data); err != nil {
+	if err := r.carryOut(context.WithoutCancel(ctx), p.Steps, p.data); err != nil {
 		return fmt.Errorf("stopped in the middle of a change; remove the cause and run this again, which finishes it: %w", err)
 	}
 	return nil
+}
+
+// inPlace refuses to finish a publication when something else was published since it was decided on: the directory was
+// restored from a backup, and what is published may hold a denial that would be gone; or somebody has the online key.
+func (r *Repository) inPlace(p pending) error {
+	now := r.publishedTimestamp()
+	if now == p.Replaces || slices.ContainsFunc(p.Steps, func(s step) bool { return s.Do == "reveal" && s.Name == "timestamp.json" && s.Digest == now }) {
+		return nil
+	}
+	if now == noTimestamp { // lost in the meantime, or not there yet
+		return r.supersedes(p, nil)
+	}
+	s, err := r.after(p)
+	if err != nil {
+		return err
+	}
+	what := "that cannot be read"
+	if data, err := r.readPublished("timestamp.json"); err == nil {
+		if m, err := parse(metadata.Timestamp(), data); err == nil {
+			if p.Replaces == "" && m.Signed.Version < s.Timestamp.Signed.Version {
+				return nil // of a version of this program that did not note what it replaces
+			}
+			what = fmt.Sprintf("of version %d", m.Signed.Version)
+		}
+	}
+	return fmt.Errorf("a publication with timestamp version %d was cut off here, and a timestamp %s was published since by somebody else: if this directory was restored from a backup, rebuild it from the published one, in an empty directory; if somebody has the online key, republish, which finishes what was cut off", s.Timestamp.Signed.Version, what)
+}
+
+// supersedes refuses to finish a publication when what is published is newer than what it makes: see newest.
+func (r *Repository) supersedes(p pending, discard map[string]int64) error {
+	s, err := r.after(p)
+	if err == nil {
+		_, err = r.newest(s, discard)
+	}
+	return err
+}
+
+// after returns the state that the repository will have once p is finished.
+func (r *Repository) after(p pending) (*state, error) {
+	files := map[string]step{}
+	for _, s := range p.Steps {
+		if s.In == inSource {
+			files[s.Name] = s
+		}
+	}
+	return load(func(name string) ([]byte, error) {
+		s, ok := files[name]
+		switch {
+		case !ok:
+			return r.read(name)
+		case s.Do == "remove":
+			return nil, fs.ErrNotExist
+		}
+		return p.data[s.Digest], nil
+	})
 }
 
 func (r *Repository) carryOut(ctx context.Context, steps []step, data map[string][]byte) error {

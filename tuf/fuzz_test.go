@@ -96,7 +96,7 @@ func FuzzEvent(f *testing.F) {
 
 // FuzzPending: what was prepared is read back or refused, and leads nowhere else.
 func FuzzPending(f *testing.F) {
-	good, err := json.Marshal(pending{Schema: pendingSchema, Steps: []step{write(inSource, "metadata/root.json", []byte("x")), remove(inPublished, "a/b"), reveal("timestamp.json", []byte("y"))}})
+	good, err := json.Marshal(pending{Schema: pendingSchema, Replaces: noTimestamp, Steps: []step{write(inSource, "metadata/root.json", []byte("x")), remove(inPublished, "a/b"), reveal("timestamp.json", []byte("y"))}})
 	check(f, err)
 	f.Add(good)
 	f.Add([]byte(`{"schema":"reseal.tuf-pending/v1","steps":[{"do":"remove","in":"repository","name":"../x"}]}`))

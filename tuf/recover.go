@@ -34,7 +34,9 @@ type Republished struct {
 // removed from what is published.
 func (r *Repository) Republish(ctx context.Context, discard map[string]int64) (*Republished, error) {
 	out := &Republished{Written: []string{}, Removed: []string{}}
-	err := r.change(ctx, func() error {
+	// A publication that was cut off is what is to be published, whatever somebody published since.
+	finish := func(p pending) error { return r.supersedes(p, discard) }
+	err := r.changeAfter(ctx, finish, func() error {
 		s, err := r.load()
 		if err != nil {
 			return err
@@ -112,6 +114,12 @@ func (r *Repository) Republish(ctx context.Context, discard map[string]int64) (*
 // CheckRepublish returns the error with which [Repository.Republish] would refuse because what is published is newer.
 func (r *Repository) CheckRepublish(discard map[string]int64) error {
 	s, err := r.load()
+	if errors.Is(err, ErrCutOff) {
+		var p pending
+		if p, err = r.decided(); err == nil {
+			s, err = r.after(p)
+		}
+	}
 	if err == nil && !s.empty() {
 		_, err = r.newest(s, discard)
 	}

@@ -146,12 +146,17 @@ func readIn(dir, name string) ([]byte, error) {
 
 // change runs do alone, after finishing what a process before it was cut off in.
 func (r *Repository) change(ctx context.Context, do func() error) error {
+	return r.changeAfter(ctx, r.inPlace, do)
+}
+
+// changeAfter is change for one who says when a publication may be finished.
+func (r *Repository) changeAfter(ctx context.Context, may func(pending) error, do func() error) error {
 	unlock, err := durable.Lock(ctx, r.dir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := r.finish(ctx); err != nil {
+	if err := r.finish(ctx, may); err != nil {
 		return err
 	}
 	return do()

@@ -322,21 +322,22 @@ func (a acts) strip(ctx context.Context, reg Registry, repository, digest string
 		}
 	}
 	for _, d := range referrers {
-		failed = append(failed, a.take(ctx, reg, repository, d.Digest.String(), func(m registry.Manifest) error {
+		failed = append(failed, a.take(ctx, reg, repository, digest, d.Digest.String(), func(m registry.Manifest) error {
 			return reg.Detach(ctx, repository, m.Digest, digest)
 		}))
 	}
 	for _, f := range []inventory.Format{inventory.Legacy, inventory.LegacyAtt} {
-		failed = append(failed, a.take(ctx, reg, repository, verify.Tag(digest, f), func(m registry.Manifest) error {
+		failed = append(failed, a.take(ctx, reg, repository, digest, verify.Tag(digest, f), func(m registry.Manifest) error {
 			return reg.Delete(ctx, repository, m.Digest)
 		}))
 	}
 	return errors.Join(failed...)
 }
 
-// take vaults a manifest with what it holds and takes it away. One that is not
-// there is gone already, and one that is an artifact of the inventory stays.
-func (a acts) take(ctx context.Context, reg Registry, repository, reference string, away func(registry.Manifest) error) error {
+// take vaults a manifest that is found to hang on an artifact with what it holds,
+// and takes it away. One that is not there is gone already, and one that belongs to
+// something else stays.
+func (a acts) take(ctx context.Context, reg Registry, repository, artifact, reference string, away func(registry.Manifest) error) error {
 	m, err := reg.Manifest(ctx, repository, reference)
 	if errors.Is(err, registry.ErrNotFound) {
 		return nil
@@ -344,13 +345,12 @@ func (a acts) take(ctx context.Context, reg Registry, repository, reference stri
 	if err != nil {
 		return err
 	}
-	// Whoever can push a tag, or a list of referrers, chooses what hangs on it.
-	known, err := a.store.Known(ctx, repository, m.Digest)
+	why, err := a.stays(ctx, reg, repository, artifact, reference, m)
 	if err != nil {
 		return err
 	}
-	if known {
-		return fmt.Errorf("%s names %s@%s, which is an artifact of its own and stays where it is: look at who put that there, and take the name away", reference, repository, m.Digest)
+	if why != "" {
+		return fmt.Errorf("%s names %s@%s, which %s, and stays where it is: look at who put that there, and take the name away", reference, repository, m.Digest, why)
 	}
 	if err := a.keepLayers(ctx, reg, repository, m); err != nil {
 		return err
@@ -360,6 +360,53 @@ func (a acts) take(ctx context.Context, reg Registry, repository, reference stri
 		subject = repository + "@" + reference
 	}
 	return a.do(ctx, "quarantine", subject, m.Raw, func() error { return away(m) })
+}
+
+// stays says why a manifest is left alone that a tag, or the list of referrers, says
+// to hang on an artifact, or "". Whoever can push chooses what these name, also what
+// no scan has seen yet. Only what says itself that it is about the artifact, or what
+// a tag of signatures names alone and is nothing else, is taken away.
+func (a acts) stays(ctx context.Context, reg Registry, repository, artifact, reference string, m registry.Manifest) (string, error) {
+	known, err := a.store.Known(ctx, repository, m.Digest)
+	if err != nil {
+		return "", err
+	}
+	if known {
+		return "is an artifact of its own", nil
+	}
+	var image v1.Manifest // an index has its subject in the same place
+	if json.Unmarshal(m.Raw, &image) == nil && image.Subject != nil && image.Subject.Digest.String() == artifact {
+		return "", nil
+	}
+	if reference == m.Digest {
+		return "does not say that it is about the artifact", nil
+	}
+	images, odd := verify.Images(verify.Subject{Repository: repository}, m.Digest, m)
+	only := len(odd.Problems) == 0 && (len(images) > 0 || onlySignatures(m))
+	for _, digest := range images {
+		one, err := reg.Manifest(ctx, repository, digest)
+		switch {
+		case errors.Is(err, registry.ErrNotFound):
+		case unreadable(err):
+			only = false
+		case err != nil:
+			return "", err
+		default:
+			only = only && onlySignatures(one)
+		}
+	}
+	if !only {
+		return "holds more than signatures", nil
+	}
+	tags, err := a.store.TagsAt(ctx, repository, m.Digest)
+	if err != nil {
+		return "", err
+	}
+	own := []string{verify.Tag(artifact, inventory.Legacy), verify.Tag(artifact, inventory.LegacyAtt)}
+	if at := slices.IndexFunc(tags, func(tag string) bool { return !slices.Contains(own, tag) }); at >= 0 {
+		return "the tag " + tags[at] + " names, too", nil
+	}
+	return "", nil
 }
 
 // maxEvidence bounds one layer that is kept, in bytes.

@@ -79,21 +79,45 @@ func TestContainGarbage(t *testing.T) {
 // a rogue one: it is not deleted with that.
 func TestAttackContain(t *testing.T) {
 	t.Parallel()
-	for name, plant := range map[string]func(*fakeRegistry){
-		"as its signatures": func(f *fakeRegistry) { f.tags[verify.Tag(digest(3), inventory.Legacy)] = digest(1) },
-		"as a referrer":     func(f *fakeRegistry) { f.subjects[digest(1)] = digest(3) },
+	for _, tc := range []struct {
+		name  string
+		plant func(*fakeRegistry)
+		good  int
+		says  string
+	}{
+		{"as its signatures", func(f *fakeRegistry) { f.tags[verify.Tag(digest(3), inventory.Legacy)] = digest(1) }, 1, "an artifact of its own"},
+		{"as a referrer", func(f *fakeRegistry) { f.subjects[digest(1)] = digest(3) }, 1, "an artifact of its own"},
+		{"as its signatures, no scan has seen it", func(f *fakeRegistry) {
+			f.manifests[digest(41)] = []byte(layered("application/vnd.oci.image.layer.v1.tar+gzip", ""))
+			f.tags[verify.Tag(digest(3), inventory.Legacy)] = digest(41)
+		}, 41, "holds more than signatures"},
+		{"as a referrer, no scan has seen it", func(f *fakeRegistry) {
+			f.manifests[digest(41)] = []byte(layered("application/vnd.oci.image.layer.v1.tar+gzip", ""))
+			f.subjects[digest(41)] = digest(3)
+		}, 41, "does not say that it is about the artifact"},
+		{"as a referrer, the signatures of a good one", func(f *fakeRegistry) {
+			f.manifests[digest(40)] = []byte(itsSignatures)
+			f.subjects[digest(40)] = digest(3)
+		}, 40, "does not say that it is about the artifact"},
+		{"as its signatures, those of a good one", func(f *fakeRegistry) {
+			f.manifests[digest(40)] = []byte(itsSignatures)
+			f.tags[verify.Tag(digest(3), inventory.Legacy)] = digest(40)
+		}, 40, "names, too"},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			k, _, p := approved(t, nil)
+			k.update(t, func(tx *store.Tx) error {
+				return tx.PutTag(t.Context(), store.Scan{Repository: repo}, verify.Tag(digest(1), inventory.Legacy), digest(40))
+			})
 			f := newFakeRegistry()
-			plant(f)
+			tc.plant(f)
 			c, err := k.contain(t.Context(), f, p, true)
-			if err == nil || len(c.Failed) != 1 || !strings.Contains(c.Failed[0], "an artifact of its own") {
+			if err == nil || len(c.Failed) != 1 || !strings.Contains(c.Failed[0], tc.says) {
 				t.Errorf("%v, %q", err, c.Failed)
 			}
-			if f.manifests[digest(1)] == nil {
-				t.Error("the good image was deleted")
+			if f.manifests[digest(tc.good)] == nil {
+				t.Error("what is good was deleted")
 			}
 			for _, n := range []int{3, 31, 32, 33} {
 				if f.manifests[digest(n)] != nil {
@@ -138,7 +162,7 @@ func TestContain(t *testing.T) {
 		got = append(got, e.Action)
 	}
 	wantEqual(t, "journal", strings.Join(got, " "), "revocation.intended revocation.done"+strings.Repeat(" quarantine.intended quarantine.done", 5)+" inventory.sighted")
-	for _, raw := range []string{"rogue image", "its signatures", "its attestations", "its bundle", "another referrer"} {
+	for _, raw := range []string{rogueImage, itsSignatures, itsAttestations, itsBundle, anotherReferrer} {
 		if _, err := k.Vault(t.Context(), inventory.Digest([]byte(raw))); err != nil {
 			t.Errorf("%s: %v", raw, err)
 		}
@@ -192,7 +216,7 @@ func TestFault(t *testing.T) {
 				must(t, err)
 				wantEqual(t, "artifacts", len(c.Quarantined)+len(c.Absent), 1)
 				wantEqual(t, "registry", f.state(), wanted(t, k, p))
-				for _, raw := range []string{"rogue image", "its signatures", "its attestations", "its bundle", "another referrer"} {
+				for _, raw := range []string{rogueImage, itsSignatures, itsAttestations, itsBundle, anotherReferrer} {
 					if _, err := k.Vault(t.Context(), inventory.Digest([]byte(raw))); err != nil {
 						t.Errorf("%s is lost: %v", raw, err)
 					}
@@ -500,8 +524,8 @@ func TestQuarantineKeepsContent(t *testing.T) {
 	f := newFakeRegistry()
 	content := []byte("a bundle pushed a minute ago")
 	f.blobs = map[string][]byte{inventory.Digest(content): content}
-	f.manifests[digest(32)] = fmt.Appendf(nil, `{"schemaVersion":2,"layers":[{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","digest":%q,"size":1},
-		{"mediaType":"x","digest":%q,"size":1}]}`, inventory.Digest(content), digest(99))
+	f.manifests[digest(32)] = fmt.Appendf(nil, `{"schemaVersion":2,"subject":{"digest":%q,"size":1},"layers":[{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","digest":%q,"size":1},
+		{"mediaType":"x","digest":%q,"size":1}]}`, digest(3), inventory.Digest(content), digest(99))
 	_, err := k.contain(t.Context(), f, p, true)
 	must(t, err)
 	got, err := k.Vault(t.Context(), inventory.Digest(content))

@@ -442,11 +442,28 @@ type fakeRegistry struct {
 	listing   error // beside the list of referrers
 }
 
+// What is in a new fakeRegistry.
+var (
+	rogueImage      = "rogue image"
+	itsSignatures   = layered("application/vnd.dev.cosign.simplesigning.v1+json", "")
+	itsAttestations = layered("application/vnd.dsse.envelope.v1+json", "")
+	itsBundle       = layered("application/vnd.dev.sigstore.bundle.v0.3+json", digest(3))
+	anotherReferrer = layered("text/plain", digest(3))
+)
+
+// layered is a manifest with a layer of a type.
+func layered(mediaType, subject string) string {
+	if subject != "" {
+		subject = fmt.Sprintf(`"subject":{"digest":%q,"size":1},`, subject)
+	}
+	return fmt.Sprintf(`{"schemaVersion":2,%s"layers":[{"mediaType":%q,"digest":%q,"size":1}]}`, subject, mediaType, digest(90))
+}
+
 // newFakeRegistry has the rogue artifact 3 of a case with everything that can
 // hang on it. Real digests do not matter here: names are looked up.
 func newFakeRegistry() *fakeRegistry {
 	f := &fakeRegistry{manifests: map[string][]byte{}, tags: map[string]string{}, subjects: map[string]string{}}
-	for n, what := range map[int]string{3: "rogue image", 30: "its signatures", 31: "its attestations", 32: "its bundle", 33: "another referrer", 1: "good image", 40: "good signatures"} {
+	for n, what := range map[int]string{3: rogueImage, 30: itsSignatures, 31: itsAttestations, 32: itsBundle, 33: anotherReferrer, 1: "good image", 40: "good signatures"} {
 		f.manifests[digest(n)] = []byte(what)
 	}
 	f.tags["v3"] = digest(3)

@@ -230,10 +230,12 @@ func (r *run) publish(ctx context.Context, p *place) error {
 				return err
 			}
 		}
-		if err := r.fence(ctx); err != nil {
-			return err
-		}
-		if err := r.write(ctx, p); err != nil {
+		if err := registry.Anew(ctx, func() error {
+			if err := r.fence(ctx); err != nil {
+				return err
+			}
+			return r.write(ctx, p)
+		}); err != nil {
 			return err
 		}
 	}
@@ -438,6 +440,7 @@ type base struct {
 	store *store.Store
 	place *place
 	tag   registry.Manifest // what the tag names; zero: nothing
+	at    time.Time         // when it was read
 	torn  error             // why what the tag names cannot be read
 	list  registry.Listing
 	fresh bool // something is there that the inventory does not know: somebody wrote since it was scanned
@@ -461,6 +464,7 @@ func (b *base) Manifest(ctx context.Context, repository, reference string) (regi
 		return m, err
 	}
 	m, err := b.Registry.Manifest(ctx, repository, reference)
+	b.at = time.Now()
 	switch {
 	case err == nil:
 		b.tag = m
@@ -617,6 +621,9 @@ func (r *run) append(ctx context.Context, p *place, base *base, units []*unit) e
 	if err := r.fence(ctx); err != nil { // as in attach
 		return err
 	}
+	if same, err := r.same(ctx, p, base, tag); err != nil || !same {
+		return err
+	}
 	digest, _, err := r.Registry.PutManifest(ctx, p.Repository, tag, string(image.MediaType), raw)
 	if registry.Refused(err) {
 		// The layer of which this one has the content stands in the manifest, and its
@@ -625,6 +632,9 @@ func (r *run) append(ctx context.Context, p *place, base *base, units []*unit) e
 			if err := r.upload(ctx, u); err != nil {
 				return err
 			}
+		}
+		if same, err := r.same(ctx, p, base, tag); err != nil || !same {
+			return err
 		}
 		digest, _, err = r.Registry.PutManifest(ctx, p.Repository, tag, string(image.MediaType), raw)
 	}
@@ -644,4 +654,17 @@ func (r *run) append(ctx context.Context, p *place, base *base, units []*unit) e
 		}
 		return digest, now.Raw
 	})
+}
+
+// same reports whether a tag still names what was read, where that was long ago:
+// uploads may have had to wait.
+func (r *run) same(ctx context.Context, p *place, base *base, tag string) (bool, error) {
+	if time.Since(base.at) < registry.Old {
+		return true, nil
+	}
+	now, err := r.Registry.Manifest(ctx, p.Repository, tag)
+	if errors.Is(err, registry.ErrNotFound) {
+		err = nil
+	}
+	return now.Digest == base.tag.Digest, err
 }

@@ -122,11 +122,13 @@ func (r *pruning) strip(ctx context.Context, a inventory.Artifact, place string,
 		if _, err := r.registry.PutBlob(ctx, place, config); err != nil {
 			return err
 		}
-		if err := unchanged(); err != nil {
+		return registry.Anew(ctx, func() error {
+			if err := unchanged(); err != nil {
+				return err
+			}
+			_, _, err := r.registry.PutManifest(ctx, place, h.tag, string(cmp.Or(h.sheets[0].image.MediaType, ociManifest)), raw)
 			return err
-		}
-		_, _, err := r.registry.PutManifest(ctx, place, h.tag, string(cmp.Or(h.sheets[0].image.MediaType, ociManifest)), raw)
-		return err
+		})
 	})
 }
 

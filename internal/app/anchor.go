@@ -19,6 +19,7 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/sign"
 
 	"github.com/reseal/reseal/internal/durable"
+	"github.com/reseal/reseal/internal/registry"
 	"github.com/reseal/reseal/internal/store"
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/journal"
@@ -165,7 +166,11 @@ func (a *App) anchorImage(ctx context.Context, repository string, c journal.Chec
 		return "", err
 	}
 	tag := fmt.Sprintf("journal-%d", c.Size)
-	digest, _, err := a.options.Registry.PutManifest(ctx, repo.Name(), tag, manifestType, manifest)
+	var digest string
+	err = registry.Anew(ctx, func() (err error) { // what has this tag is this checkpoint
+		digest, _, err = a.options.Registry.PutManifest(ctx, repo.Name(), tag, manifestType, manifest)
+		return err
+	})
 	return repo.Name() + ":" + tag + "@" + digest, err
 }
 

@@ -24,12 +24,14 @@
 // Tags and the referrers fallback index are read-modify-write, and registries
 // have no compare-and-swap: hold [Client.Serialise] around every change to the
 // signatures of one digest. Writers in other processes are not kept out; read
-// back what was written.
+// back what was written. The write of a tag does not wait for a host that wants
+// silence: [Anew] waits, and reads the tag again.
 package registry
 
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -274,6 +276,7 @@ type request struct {
 	want   []int // the statuses that are no error
 	limit  int64 // of the answer's body, in bytes
 	replay bool  // sending it twice does no more than sending it once
+	prompt bool  // sending it later may undo what others did meanwhile: it is not waited with
 }
 
 // answer is what came back, read in full.
@@ -287,8 +290,16 @@ type answer struct {
 // do sends a request. When the status is not a wanted one, the error is an
 // [*Error] and the answer is returned beside it.
 func (c *core) do(ctx context.Context, q request) (answer, error) {
-	fate := &call{replay: q.replay, limit: q.limit}
-	ctx = context.WithValue(ctx, callKey{}, fate)
+	fate := &call{replay: q.replay, prompt: q.prompt, limit: q.limit}
+	a, err := c.send(context.WithValue(ctx, callKey{}, fate), q, fate)
+	var e *Error
+	if errors.As(err, &e) && !fate.unsure {
+		e.wait = fate.wait
+	}
+	return a, err
+}
+
+func (c *core) send(ctx context.Context, q request, fate *call) (answer, error) {
 	session, err := c.session(ctx, q.at, q.access)
 	if err != nil {
 		return answer{}, q.failed(err, false)

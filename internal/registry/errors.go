@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
+	"time"
 	"unicode"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -30,6 +31,9 @@ var (
 	ErrTooLarge = errors.New("too large")
 	// ErrUnsupported means that the registry does not offer this.
 	ErrUnsupported = errors.New("not supported")
+	// ErrThrottled means that the registry wants no request now. A write of a tag is
+	// not kept waiting, because what it is based on would be old by then: see Anew.
+	ErrThrottled = errors.New("the registry wants no requests for a while")
 	// ErrMalformed means that something is not in the form it must have.
 	ErrMalformed = errors.New("malformed")
 )
@@ -43,6 +47,8 @@ type Error struct {
 	Status     int    // of the registry's or token server's answer, 0 without one
 	Diagnostic string // the registry's own words, cleaned
 	Err        error  // one of the errors above, or a cleaned error
+
+	wait time.Duration // it was not done, and may be after that, see Anew; 0: it is no use
 }
 
 // Error implements error.
@@ -66,6 +72,11 @@ func (e *Error) Error() string {
 
 // Unwrap implements the convention of package errors.
 func (e *Error) Unwrap() error { return e.Err }
+
+// Is implements the convention of package errors.
+func (e *Error) Is(target error) bool {
+	return target == ErrThrottled && e.Status == http.StatusTooManyRequests
+}
 
 // said reports whether the status already says what Err says.
 func (e *Error) said() bool {

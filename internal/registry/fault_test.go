@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -140,12 +142,37 @@ func TestTagWriteIsNotRepeatedBlindly(t *testing.T) {
 			}
 		})
 	}
-	t.Run("429 is repeated", func(t *testing.T) {
-		c, rec, _, repo, img := faulty(t)
-		rec.inject("PUT /v2/acme/app/manifests/moved", 2, reply(429, "text/plain", ""))
+	t.Run("429 is for the caller to wait for", func(t *testing.T) {
+		c, rec, slept, repo, img := faulty(t)
 		m := must[Manifest](t)(c.Manifest(t.Context(), repo, img.Digest.String()))
-		if _, _, err := c.PutManifest(t.Context(), repo, "moved", ociManifest, m.Raw); err != nil {
-			t.Error(err)
+		rec.inject("PUT /v2/acme/app/manifests/moved", 1, reply(429, "text/plain", "", "Retry-After", "7"))
+		rec.take()
+		for range 2 { // refused, and then not even sent: the host wants silence
+			_, _, err := c.PutManifest(t.Context(), repo, "moved", ociManifest, m.Raw)
+			if !errors.Is(err, ErrThrottled) || errors.Is(err, ErrAmbiguous) {
+				t.Errorf("error: %v", err)
+			}
+		}
+		if n := len(rec.take()); n != 1 || len(slept()) != 0 {
+			t.Errorf("sent %d times, and waited %v", n, slept())
+		}
+		if _, _, err := c.PutManifest(t.Context(), repo, img.Digest.String(), ociManifest, m.Raw); err != nil || len(slept()) == 0 {
+			t.Errorf("by digest: %v, and waited %v", err, slept())
+		}
+	})
+	t.Run("nothing listens", func(t *testing.T) {
+		c, rec, slept, repo, img := faulty(t)
+		m := must[Manifest](t)(c.Manifest(t.Context(), repo, img.Digest.String()))
+		rec.inject("PUT /v2/acme/app/manifests/moved", 1, func(*http.Request, http.RoundTripper) (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+		})
+		reads := 0
+		if err := anew(t.Context(), c.wire.sleep, func() error {
+			reads++
+			_, _, err := c.PutManifest(t.Context(), repo, "moved", ociManifest, m.Raw)
+			return err
+		}); err != nil || reads != 2 || len(slept()) != 1 {
+			t.Errorf("%v, after %d reads and %v", err, reads, slept())
 		}
 	})
 	t.Run("cancelled in flight", func(t *testing.T) {
@@ -183,6 +210,100 @@ func TestTagWriteIsNotRepeatedBlindly(t *testing.T) {
 			t.Errorf("requests %q", got)
 		}
 	})
+}
+
+// TestFaultThrottledTag has another writer write between the read and the write
+// of a list of referrers, which the registry then wants to have later: what that
+// one wrote is not lost. One who is refused for good is told so.
+func TestFaultThrottledTag(t *testing.T) {
+	for name, header := range map[string][]string{"429": nil, "429 with Retry-After": {"Retry-After", "7"}} {
+		t.Run(name, func(t *testing.T) {
+			c, rec, slept, repo, img := faulty(t)
+			c.wire.now = func() time.Time { // sleeping takes no time
+				now := time.Now()
+				for _, d := range slept() {
+					now = now.Add(d)
+				}
+				return now
+			}
+			other, _, _ := newTestClient(t, Options{})
+			must[string](t)(other.PutBlob(t.Context(), repo, []byte("{}")))
+			manifest := func(what string) []byte {
+				raw, _ := bundleFor(t, img, what)
+				return raw
+			}
+			meanwhile := func(what string) {
+				rec.inject("PUT /v2/acme/app/manifests/sha256-", 1, func(req *http.Request, base http.RoundTripper) (*http.Response, error) {
+					attach(t, other, repo, manifest(what), img)
+					return reply(429, "text/plain", "", header...)(req, base)
+				})
+			}
+			listed := func(after string, want int) {
+				t.Helper()
+				if list := must[[]v1.Descriptor](t)(c.Referrers(t.Context(), repo, img.Digest.String())); len(list) != want {
+					t.Errorf("%d referrers after %s, want %d", len(list), after, want)
+				}
+			}
+			mine := manifest("mine")
+			meanwhile("theirs")
+			attach(t, c, repo, mine, img)
+			listed("Attach", 2)
+
+			extra := manifest("extra")
+			l := must[Listing](t)(c.Listing(t.Context(), repo, img.Digest.String()))
+			_, _, err := c.PutManifest(t.Context(), repo, digestOf(extra), ociManifest, extra)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := v1.Descriptor{Size: int64(len(extra)), Digest: must[v1.Hash](t)(v1.NewHash(digestOf(extra)))}
+			meanwhile("theirs, too")
+			if err := c.Extend(t.Context(), repo, img.Digest.String(), l, d); err != nil {
+				t.Fatal(err)
+			}
+			listed("Extend", 4)
+
+			meanwhile("theirs, again")
+			if err := c.Detach(t.Context(), repo, digestOf(mine), img.Digest.String()); err != nil {
+				t.Fatal(err)
+			}
+			listed("Detach", 4)
+			if len(slept()) < 3 {
+				t.Errorf("waited only %v", slept())
+			}
+
+			rec.inject("PUT /v2/acme/app/manifests/sha256-", 99, reply(429, "application/json", `{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}`, header...))
+			rec.take()
+			d.Digest = img.Digest
+			err = c.Extend(t.Context(), repo, img.Digest.String(), Listing{}, d)
+			if err == nil || !strings.Contains(err.Error(), "slow down") || !strings.Contains(err.Error(), "fewer at once") {
+				t.Errorf("error: %v", err)
+			}
+			if lines := slices.DeleteFunc(rec.take(), func(l string) bool { return !strings.HasPrefix(l, "PUT ") }); len(lines) != maxAttempts {
+				t.Errorf("%d attempts: %q", len(lines), lines)
+			}
+		})
+	}
+}
+
+// TestExtendOld adds to a list that was read long ago.
+func TestExtendOld(t *testing.T) {
+	c, _, _, repo, img := faulty(t)
+	must[string](t)(c.PutBlob(t.Context(), repo, []byte("{}")))
+	l := must[Listing](t)(c.Listing(t.Context(), repo, img.Digest.String()))
+	l.at = l.at.Add(-2 * Old)
+	theirs, _ := bundleFor(t, img, "theirs")
+	attach(t, c, repo, theirs, img)
+	mine, _ := bundleFor(t, img, "mine")
+	if _, _, err := c.PutManifest(t.Context(), repo, digestOf(mine), ociManifest, mine); err != nil {
+		t.Fatal(err)
+	}
+	d := v1.Descriptor{Size: int64(len(mine)), Digest: must[v1.Hash](t)(v1.NewHash(digestOf(mine)))}
+	if err := c.Extend(t.Context(), repo, img.Digest.String(), l, d); err != nil {
+		t.Fatal(err)
+	}
+	if list := must[[]v1.Descriptor](t)(c.Referrers(t.Context(), repo, img.Digest.String())); len(list) != 2 {
+		t.Errorf("%d referrers, want 2", len(list))
+	}
 }
 
 // An upload that is cut off at its last request is begun anew.

@@ -2,7 +2,11 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
+
+	"github.com/reseal/reseal/internal/clock"
 )
 
 // keyed is a set of mutexes by key, which exist while someone wants them.
@@ -65,4 +69,40 @@ func (c *Client) Serialise(ctx context.Context, repo, digest string) (unlock fun
 		return nil, (request{op: "wait for the other writers of", at: at, ref: digest}).failed(err, false)
 	}
 	return unlock, nil
+}
+
+// Old is the age at which what was read of a tag is read again before the tag is
+// written.
+const Old = 2 * time.Second
+
+// maxSilences bounds how often Anew finds that the host asked another request for
+// silence.
+const maxSilences = 50
+
+// Anew calls do, which reads a tag, changes it and writes it. A tag has no
+// compare-and-swap, so its write is not kept waiting: where the registry, or the
+// network, does not take it now, do is called again after as long a wait as is
+// asked for, reads what others wrote meanwhile, and writes that. Serialise is to be
+// held within do, if at all, so that nobody else waits, too.
+func Anew(ctx context.Context, do func() error) error { return anew(ctx, clock.Sleep, do) }
+
+func anew(ctx context.Context, sleep func(context.Context, time.Duration) error, do func() error) error {
+	for refused, silent := 0, 0; ; {
+		err := do()
+		var e *Error
+		if !errors.As(err, &e) || e.wait <= 0 {
+			return err
+		}
+		wait := e.wait
+		if e.Status == 0 && errors.Is(e.Err, ErrThrottled) {
+			silent++
+		} else {
+			refused++
+			wait = max(wait, backoff(refused))
+		}
+		if refused == maxAttempts || silent == maxSilences || sleep(ctx, wait) != nil {
+			e.wait = 0 // whoever calls has no more patience
+			return err
+		}
+	}
 }

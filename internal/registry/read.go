@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -338,7 +339,8 @@ func (c *Client) Referrers(ctx context.Context, repo, digest string) ([]v1.Descr
 // Listing is a list of referrers as it was read, for Extend to add to.
 type Listing struct {
 	Descriptors []v1.Descriptor
-	fallback    *index // what the fallback tag names; nil where the registry keeps the list
+	fallback    *index    // what the fallback tag names; nil where the registry keeps the list
+	at          time.Time // when it was read
 }
 
 // Listing is Referrers, with what adding to the list takes.
@@ -355,7 +357,7 @@ func (c *Client) Listing(ctx context.Context, repo, digest string) (Listing, err
 		return Listing{}, err
 	}
 	list, err := x.descriptors(q)
-	return Listing{list, x}, err
+	return Listing{list, x, time.Now()}, err
 }
 
 // ReferrersAPI is Referrers by the referrers API alone. It is ErrUnsupported

@@ -35,8 +35,10 @@ const (
 // call travels in the context from do to the wire, below go-containerregistry.
 type call struct {
 	replay bool
+	prompt bool // it is sent at once, once or not at all
 	limit  int64
-	unsure bool // set by the wire: a write may have been acted upon
+	unsure bool          // set by the wire: a write may have been acted upon
+	wait   time.Duration // set by the wire: a prompt one was not acted upon, and may be after that
 }
 
 type callKey struct{}
@@ -108,6 +110,10 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	ctx, fate, h := req.Context(), callOf(req.Context()), w.host(req.URL.Host)
 	if d := h.silent(w.now()); d > 0 {
+		if fate.prompt {
+			fate.wait = d
+			return nil, notSent{ErrThrottled}
+		}
 		if err := w.sleep(ctx, d); err != nil {
 			return nil, notSent{err}
 		}
@@ -126,6 +132,10 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 			h.silence(w.now().Add(d))
 		}
 		w.retried.Add(1) // now, so that who watches sees that it waits
+		if fate.prompt {
+			fate.wait = d
+			return resp, err
+		}
 		if w.sleep(ctx, d) != nil {
 			return resp, err
 		}
@@ -196,12 +206,16 @@ func (w *wire) attempt(req *http.Request, h *host, limit int64) (*http.Response,
 }
 
 func (w *wire) delay(try int, resp *http.Response) time.Duration {
-	d := min(firstBackoff<<(try-1), maxBackoff)
-	d = d/2 + rand.N(d) // 50 to 150 %, so that clients do not come back as one
+	d := backoff(try)
 	if resp != nil {
 		d = max(d, w.retryAfter(resp.Header.Get("Retry-After")))
 	}
 	return d
+}
+
+func backoff(try int) time.Duration {
+	d := min(firstBackoff<<(try-1), maxBackoff)
+	return d/2 + rand.N(d) // 50 to 150 %, so that clients do not come back as one
 }
 
 // retryAfter reads the header in both its forms (RFC 9110 section 10.2.3).

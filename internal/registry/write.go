@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -127,7 +128,8 @@ func (q request) checkAnnounced(a answer, digest string) error {
 // digest. indexed reports whether the registry itself lists it as a referrer of
 // its subject: it then answered OCI-Subject (distribution-spec, "Pushing
 // Manifests with Subject"). When the outcome of writing a tag is unknown, it is
-// not written again and the error is ErrAmbiguous.
+// not written again and the error is ErrAmbiguous. Nor is the writing of a tag
+// put off: see Anew.
 func (c *Client) PutManifest(ctx context.Context, repo, reference, mediaType string, raw []byte) (digest string, indexed bool, err error) {
 	return c.putManifest(ctx, opPutManifest, repo, reference, mediaType, raw, "")
 }
@@ -143,7 +145,7 @@ func (c *Client) putManifest(ctx context.Context, op, repo, reference, mediaType
 		method: http.MethodPut, path: at.repo.RepositoryStr() + "/manifests/" + reference,
 		contentType: mediaType, body: raw,
 		want: []int{http.StatusCreated, http.StatusOK, http.StatusAccepted}, limit: maxErrorBody,
-		replay: isDigest(reference),
+		replay: isDigest(reference), prompt: !isDigest(reference),
 	}
 	if err := q.checkReference(); err != nil {
 		return "", false, err
@@ -218,28 +220,34 @@ func (c *Client) Attach(ctx context.Context, repo string, manifest []byte, media
 //
 // The fallback index is read-modify-write: hold Serialise.
 func (c *Client) Extend(ctx context.Context, repo, subject string, l Listing, add ...v1.Descriptor) error {
-	x := l.fallback
-	if x == nil {
-		var err error
-		if x, err = c.fallback(ctx, repo, subject); err != nil {
-			return err
-		}
+	known := l.fallback
+	if time.Since(l.at) > Old {
+		known = nil
 	}
-	x = &index{fields: x.fields, manifests: slices.Clone(x.manifests)}
-	changed := false
-	for _, d := range add {
-		if x.has(d.Digest.String()) {
-			continue
+	return anew(ctx, c.wire.sleep, func() error {
+		x := known
+		if known = nil; x == nil {
+			var err error
+			if x, err = c.fallback(ctx, repo, subject); err != nil {
+				return err
+			}
 		}
-		if err := x.add(d); err != nil {
-			return err
+		x = &index{fields: x.fields, manifests: slices.Clone(x.manifests)}
+		changed := false
+		for _, d := range add {
+			if x.has(d.Digest.String()) {
+				continue
+			}
+			if err := x.add(d); err != nil {
+				return err
+			}
+			changed = true
 		}
-		changed = true
-	}
-	if !changed {
-		return nil
-	}
-	return c.putFallback(ctx, repo, subject, x)
+		if !changed {
+			return nil
+		}
+		return c.putFallback(ctx, repo, subject, x)
+	})
 }
 
 // checkSubject keeps a caller from attaching what a registry with a referrers
@@ -301,17 +309,20 @@ func (c *Client) prune(ctx context.Context, repo string, x *index) (found bool, 
 //
 // The fallback index is read-modify-write: hold Serialise.
 func (c *Client) Detach(ctx context.Context, repo, digest, subject string) error {
-	x, err := c.fallback(ctx, repo, subject)
-	switch {
-	case errors.Is(err, ErrMalformed):
-		// What stands there is no list of referrers, so nothing is to be taken
-		// out, and it must not protect the referrer from deletion.
-	case err != nil:
-		return err
-	case x.remove(digest):
-		if err := c.putFallback(ctx, repo, subject, x); err != nil {
+	if err := anew(ctx, c.wire.sleep, func() error {
+		x, err := c.fallback(ctx, repo, subject)
+		switch {
+		case errors.Is(err, ErrMalformed):
+			// What stands there is no list of referrers, so nothing is to be taken
+			// out, and it must not protect the referrer from deletion.
+		case err != nil:
 			return err
+		case x.remove(digest):
+			return c.putFallback(ctx, repo, subject, x)
 		}
+		return nil
+	}); err != nil {
+		return err
 	}
 	return c.erase(ctx, opDetach, repo, digest, subject)
 }
@@ -331,7 +342,7 @@ func (c *Client) erase(ctx context.Context, op, repo, reference, ref string) err
 		method: http.MethodDelete, path: at.repo.RepositoryStr() + "/manifests/" + reference,
 		want:   []int{http.StatusAccepted, http.StatusOK, http.StatusNoContent, http.StatusNotFound},
 		limit:  maxErrorBody,
-		replay: isDigest(reference), // a tag may be someone's new one by then
+		replay: isDigest(reference), prompt: !isDigest(reference), // a tag may be someone's new one by then
 	}
 	if err := q.checkReference(); err != nil {
 		return err

@@ -288,7 +288,7 @@ func (t *task) complete(u *unit, layers []held, config []blob) {
 // has to stop.
 func (t *task) write(ctx context.Context) error {
 	for _, u := range t.units {
-		err := u.write(ctx)
+		err := registry.Anew(ctx, func() error { return u.write(ctx) })
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -335,15 +335,15 @@ func (u *unit) write(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	for _, b := range u.blobs {
+		if err := u.put(ctx, b); err != nil {
+			return err
+		}
+	}
 	if u.raw != nil && u.place.tag != "" {
 		// The tag has no compare-and-swap: this is as near to one as can be.
 		if now, err := u.tagged(ctx); err != nil || now != u.was {
 			return cmp.Or(err, errChanged)
-		}
-	}
-	for _, b := range u.blobs {
-		if err := u.put(ctx, b); err != nil {
-			return err
 		}
 	}
 	if u.raw == nil {

@@ -174,6 +174,59 @@ func (r Revocation) Lacks(was Revocation) []string {
 	return out
 }
 
+// shownDigests is how many denied digests a statement names in words.
+const shownDigests = 20
+
+// Words says what the statement takes away, for those who are asked to sign it.
+func (r Revocation) Words() []string {
+	var out []string
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	p := r.Predicate
+	denied := r.Denied()
+	for _, d := range denied[:min(len(denied), shownDigests)] {
+		say("denies %s", d)
+	}
+	if n := len(denied) - shownDigests; n > 0 {
+		say("denies %d digests more", n)
+	}
+	for _, id := range p.Signers {
+		say("revokes the signer %s", id)
+	}
+	for _, x := range p.Selectors {
+		text, err := canonical(x)
+		if err != nil {
+			text = fmt.Appendf(nil, "%+v", x)
+		}
+		say("revokes what the selector %s selects", text)
+	}
+	for _, a := range p.Authorities {
+		say("revokes the %s %s", a.Role, a.ID)
+	}
+	if r.names() {
+		from, until := "the signer's first use", "no end"
+		if p.From != nil {
+			from = p.From.UTC().Format(time.RFC3339)
+		}
+		if p.Until != nil {
+			until = p.Until.UTC().Format(time.RFC3339)
+		}
+		say("its window is from %s to %s", from, until)
+		var by []string
+		for _, w := range p.Witnesses {
+			by = append(by, string(w.Role)+" "+w.ID)
+		}
+		if len(by) == 0 {
+			by = []string{"nobody"}
+		}
+		say("what is older is believed by the times of %s", strings.Join(by, ", "))
+	}
+	if len(out) == 0 {
+		say("denies nothing")
+	}
+	say("is of %s, for %q", p.ID, p.Reason)
+	return out
+}
+
 // names reports whether the statement is about a signer or an authority, too.
 func (r Revocation) names() bool {
 	i := r.Predicate.Incident

@@ -250,6 +250,35 @@ func TestAttack(t *testing.T) {
 		_, err = o.repo.Propose(t.Context(), Proposal{Changes: []Change{Restore{"revocations", tamper("revocations", thief)}}, Accept: []string{"revocations/1.json"}})
 		refused(t, err, "was not signed by those who held that role")
 	})
+	t.Run("denial taken back by responders alone, in an event made by hand", func(t *testing.T) {
+		o := newOrg(t)
+		o.revoke(t, map[string][]byte{"revocations/deny.json": []byte("deny")})
+		remove := Proposal{Changes: []Change{RemoveTarget{Name: "revocations/deny.json"}}, Accept: []string{"revocations/deny.json"}}
+		_, err := o.repo.Propose(t.Context(), remove)
+		check(t, err)
+		o.sign(t, o.responders...)
+		_, err = o.repo.Publish(t.Context(), o.online.Signer)
+		refused(t, err, "targets lacks 2 signature(s)")
+		check(t, o.repo.Withdraw(t.Context()))
+
+		// As whoever holds the directory makes it.
+		s, err := o.repo.load()
+		check(t, err)
+		d := o.repo.draft(s)
+		check(t, remove.Changes[0].apply(d))
+		check(t, o.repo.change(t.Context(), func() error {
+			_, err := o.repo.store(t.Context(), eventState{Opened: time.Now().UTC()}, d)
+			return err
+		}))
+		o.sign(t, o.responders...)
+		c, err := o.repo.Check()
+		check(t, err)
+		if len(c.Problems) != 1 || !strings.Contains(c.Problems[0], "revocations/deny.json: the target is removed: responders can only widen") {
+			t.Errorf("%q", c.Problems)
+		}
+		_, err = o.repo.Publish(t.Context(), o.online.Signer)
+		refused(t, err, "responders can only widen")
+	})
 	t.Run("request with a made-up past", func(t *testing.T) {
 		o := newOrg(t)
 		o.propose(t, SetTarget{Name: "trusted_root.json", Data: []byte("evil")})

@@ -172,6 +172,11 @@ func (r *Repository) check(e eventState, d *draft) (Check, error) {
 	for _, role := range d.unmet() {
 		c.Problems = append(c.Problems, fmt.Sprintf("%s is published with signatures that no longer suffice: amend the event to renew it", role))
 	}
+	back, err := r.takesBack(d)
+	if err != nil {
+		return c, err
+	}
+	c.Problems = append(c.Problems, back...)
 	c.Problems = append(c.Problems, d.expired(r.now())...)
 	c.Problems = append(c.Problems, r.alike(d)...)
 	if !d.empty() {

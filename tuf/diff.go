@@ -521,10 +521,25 @@ func terminating(t bool) string {
 
 // content says what would stop verifying, by the content of targets.
 func (w *words) content(d *draft, guard Guard, old *targetsMeta) {
-	if guard == nil || old == nil {
+	if guard == nil {
 		return
 	}
+	if old == nil {
+		old = &targetsMeta{}
+	}
 	now := d.roles[w.Role].Signed.Targets
+	for _, name := range slices.Sorted(maps.Keys(now)) {
+		if old.Signed.Targets[name] != nil {
+			continue
+		}
+		after, err := d.content(name, now[name])
+		if err != nil {
+			continue // see within
+		}
+		for _, what := range guard(name, nil, after) {
+			w.warn("%s: %s", name, what)
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(old.Signed.Targets)) {
 		x, y := old.Signed.Targets[name], now[name]
 		if y != nil && sameTarget(x, y) {

@@ -55,6 +55,14 @@ func (r *Repository) target(name string, t *metadata.TargetFiles) ([]byte, error
 	return nil, fmt.Errorf("target %s with SHA-256 %s is in neither directory: %w; restore it from a backup or a mirror", name, t.Hashes["sha256"], fs.ErrNotExist)
 }
 
+// content returns the content of a target as it will be.
+func (d *draft) content(name string, t *metadata.TargetFiles) ([]byte, error) {
+	if data := d.files[name]; data != nil && t.VerifyLengthHashes(data) == nil {
+		return data, nil
+	}
+	return d.target(name, t)
+}
+
 // rootView is root as it will be.
 func (d *draft) rootView() *rootMeta {
 	if d.root != nil {

@@ -328,19 +328,33 @@ func (r *Repository) propose(ctx context.Context, e eventState, d *draft, p Prop
 // losses says what would stop verifying.
 func (r *Repository) losses(d *draft) ([]Loss, error) {
 	var out []Loss
-	if d.empty() {
-		return nil, nil
-	}
 	for _, role := range d.changed() {
 		if role == metadata.ROOT {
 			continue
 		}
-		before, err := d.state.role(role)
-		if errors.Is(err, errNoRole) {
-			continue // new
+		before := &targetsMeta{} // of a new one
+		if !d.empty() {
+			m, err := d.state.role(role)
+			if err == nil {
+				before = m
+			} else if !errors.Is(err, errNoRole) {
+				return nil, err
+			}
 		}
-		if err != nil {
-			return nil, err
+		if r.guard != nil {
+			now := d.roles[role].Signed.Targets
+			for _, name := range slices.Sorted(maps.Keys(now)) {
+				if before.Signed.Targets[name] != nil {
+					continue
+				}
+				data, err := d.content(name, now[name])
+				if err != nil {
+					return nil, err
+				}
+				if what := r.guard(name, nil, data); len(what) > 0 {
+					out = append(out, Loss{name, what})
+				}
+			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(before.Signed.Targets)) {
 			old, now := before.Signed.Targets[name], d.roles[role].Signed.Targets[name]
@@ -387,6 +401,25 @@ func (r *Repository) losses(d *draft) ([]Loss, error) {
 	return out, nil
 }
 
+// takesBack says what of the deny list the event takes back without the holders of targets. Propose asks for them; this is
+// for an event that was made by other means.
+func (r *Repository) takesBack(d *draft) ([]string, error) {
+	if d.roles[revocationsRole] == nil || d.roles[metadata.TARGETS] != nil || d.empty() {
+		return nil, nil
+	}
+	losses, err := r.losses(d)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, l := range losses {
+		if strings.HasPrefix(l.Name, revocationsPrefix) {
+			out = append(out, fmt.Sprintf("%s: %s: responders can only widen what is revoked; withdraw the event and propose it again, so that the holders of targets sign it, too", visible(l.Name), strings.Join(l.What, "; ")))
+		}
+	}
+	return out, nil
+}
+
 func sameTarget(a, b *metadata.TargetFiles) bool {
 	return a.Length == b.Length && maps.EqualFunc(a.Hashes, b.Hashes, func(x, y metadata.HexBytes) bool { return string(x) == string(y) })
 }
@@ -408,10 +441,8 @@ func (r *Repository) lost(d *draft, name string, old, now *metadata.TargetFiles)
 	}
 	var after []byte
 	if now != nil {
-		if after = d.files[name]; after == nil {
-			if after, err = r.target(name, now); err != nil {
-				return nil, err
-			}
+		if after, err = d.content(name, now); err != nil {
+			return nil, err
 		}
 	}
 	return append(out, r.guard(name, before, after)...), nil

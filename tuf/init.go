@@ -136,7 +136,14 @@ func (r *Repository) found(f Founding) (*draft, error) {
 			return nil, err
 		}
 	}
-	return d, d.validate()
+	if err := d.validate(); err != nil {
+		return nil, err
+	}
+	losses, err := r.losses(d)
+	if err == nil && len(losses) > 0 {
+		err = fmt.Errorf("%s: %s", losses[0].Name, strings.Join(losses[0].What, "; "))
+	}
+	return d, err
 }
 
 // refuseExisting fails when one of the directories holds the metadata of a repository, whole or not.

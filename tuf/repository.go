@@ -73,7 +73,8 @@ type Options struct {
 	AnotherRoot bool
 }
 
-// A Guard says in words what would stop verifying when the target name changes from old to new (nil: it is removed).
+// A Guard says in words what would stop verifying when the target name changes from old (nil: there was none) to new
+// (nil: it is removed).
 type Guard func(name string, old, new []byte) []string
 
 // Words says what the target name says otherwise in new than in old (nil: there was none), nothing for one that it knows

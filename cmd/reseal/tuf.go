@@ -179,7 +179,7 @@ func (u *ui) tufTarget(flag, text string) (string, []byte, error) {
 	if err != nil {
 		return "", nil, fmt.Errorf("%s: %w", flag, err)
 	}
-	return name, data, nil
+	return name, data, app.CheckStatement(name, data)
 }
 
 // maxTarget bounds a target that is read from a file, in bytes.

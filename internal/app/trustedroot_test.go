@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sigstore/sigstore-go/pkg/root"
+
 	"github.com/reseal/reseal/inventory/evidence"
 	"github.com/reseal/reseal/tuf/trustedroot"
 )
@@ -174,6 +176,27 @@ func TestGuardNamesWhatClientsRefuse(t *testing.T) {
 		}
 		if got := guard(trustedRootFile, after, compact); len(got) != 0 {
 			t.Errorf("%s, the way back: %q", name, got)
+		}
+		if got := guard(trustedRootFile, nil, after); len(got) != 1 || !strings.Contains(got[0], "refuses the file") {
+			t.Errorf("%s, the first: %q", name, got)
+		}
+		if got := guard(trustedRootFile, nil, compact); len(got) != 0 {
+			t.Errorf("%s, a first that clients read: %q", name, got)
+		}
+		config := must(trustedroot.NewConfig().Bytes())
+		if _, err := root.NewSigningConfigFromJSON(config); err != nil {
+			t.Fatal(err)
+		}
+		for what, c := range map[string]struct {
+			old, new []byte
+			want     int
+		}{
+			"in place of one": {config, []byte("nonsense"), 1}, "a later version": {config, bytes.Replace(config, []byte("v0.2"), []byte("v0.9"), 1), 1}, "the first": {nil, []byte("nonsense"), 1},
+			"the way back": {[]byte("nonsense"), config, 0}, "a good one": {nil, config, 0}, "removed": {config, nil, 0},
+		} {
+			if got := guard(signingConfigFile, c.old, c.new); len(got) != c.want || c.want > 0 && !strings.Contains(got[0], "refuses the file") {
+				t.Errorf("%s, a signing config, %s: %q", name, what, got)
+			}
 		}
 	}
 }

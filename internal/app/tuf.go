@@ -37,12 +37,15 @@ func isIndex(name string, content []byte) bool {
 const signingConfigFile = "signing_config.v0.2.json"
 
 // Guard says what would stop verifying when the trusted root among a repository's targets changes: which authorities no
-// longer count, and by the inventory, if there is one, what rests on them. Of a revocation statement it says what would
-// be believed again. a may be nil.
+// longer count, and by the inventory, if there is one, what rests on them. Of a signing config it says that clients could
+// not read it, and of a revocation statement what would be believed again. a may be nil.
 func (a *App) Guard(ctx context.Context) tuf.Guard {
 	return func(name string, old, new []byte) []string {
 		if strings.HasPrefix(name, revocationsDir+"/") {
 			return unrevoked(name, old, new)
+		}
+		if name == signingConfigFile {
+			return unreadableConfig(old, new)
 		}
 		if name != trustedRootFile {
 			return nil
@@ -61,11 +64,13 @@ func unrevoked(name string, old, new []byte) []string {
 	if isIndex(name, old) {
 		return nil
 	}
-	was, err := rotate.ParseRevocation(old)
-	if err != nil {
-		return []string{fmt.Sprintf("nobody can say what it denies as it is published: %v", err)}
+	var was, now rotate.Revocation
+	var err error
+	if old != nil {
+		if was, err = rotate.ParseRevocation(old); err != nil {
+			return []string{fmt.Sprintf("nobody can say what it denies as it is published: %v", err)}
+		}
 	}
-	var now rotate.Revocation
 	if new != nil {
 		if now, err = rotate.ParseRevocation(new); err != nil {
 			return []string{fmt.Sprintf("clients could not read it, and would accept nothing: %v", err)}
@@ -74,9 +79,45 @@ func unrevoked(name string, old, new []byte) []string {
 	return now.Lacks(was)
 }
 
-// TargetWords says what changes in a trusted root or a signing config, for those who are asked to sign it: what is added
-// there is trusted by every client. It says that it cannot tell of one that nobody can read, nil included.
+// unreadableConfig says that clients could not read a signing config, where they can read old or there is none.
+func unreadableConfig(old, new []byte) []string {
+	if new == nil {
+		return nil
+	}
+	if old != nil {
+		if _, err := root.NewSigningConfigFromJSON(old); err != nil {
+			return nil
+		}
+	}
+	if _, err := root.NewSigningConfigFromJSON(new); err != nil {
+		return []string{fmt.Sprintf("sigstore-go, and with it cosign, refuses the file, and nobody could sign by it: %v", err)}
+	}
+	return nil
+}
+
+// CheckStatement refuses a target in the place of a revocation statement that is none: every client would fail that
+// cannot read one.
+func CheckStatement(name string, content []byte) error {
+	if !strings.HasPrefix(name, revocationsDir+"/") || name == revocationsIndex {
+		return nil
+	}
+	if _, err := rotate.ParseRevocation(content); err != nil {
+		return fmt.Errorf("target %s: every client that gets it would accept nothing any more: %w", name, err)
+	}
+	return nil
+}
+
+// TargetWords says what changes in a trusted root or a signing config, and what a revocation statement says, for those
+// who are asked to sign it: what is added there is trusted, or denied, by every client. It says that it cannot tell of one
+// that nobody can read, nil included.
 func TargetWords(name string, old, new []byte) []string {
+	if strings.HasPrefix(name, revocationsDir+"/") && name != revocationsIndex {
+		r, err := rotate.ParseRevocation(new)
+		if err != nil {
+			return []string{fmt.Sprintf("nobody can say what it denies: %v", err)}
+		}
+		return r.Words()
+	}
 	var changes []trustedroot.Change
 	var err error
 	switch name {
@@ -111,6 +152,12 @@ func TargetWords(name string, old, new []byte) []string {
 
 func (a *App) lost(ctx context.Context, old, new []byte) ([]string, error) {
 	now := time.Now()
+	if old == nil {
+		if _, err := root.NewTrustedRootFromJSON(new); err != nil {
+			return []string{fmt.Sprintf("sigstore-go, and with it cosign, refuses the file, and all that it trusts: %v", err)}, nil
+		}
+		return nil, nil
+	}
 	if new == nil {
 		var err error
 		if new, err = trustedroot.New().Bytes(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -141,6 +142,26 @@ func TestAttackDenyList(t *testing.T) {
 			if lost := guard(name, wide, narrow); len(lost) != 1 || !strings.Contains(lost[0], what) {
 				t.Errorf("those who would publish it are told %q, want %q", lost, what)
 			}
+		}
+		if lost := append(guard(name, nil, []byte("denied")), guard(name, nil, wide)...); len(lost) != 1 || !strings.Contains(lost[0], "clients could not read it") {
+			t.Errorf("a new one: %q", lost)
+		}
+		for _, content := range [][]byte{nil, []byte("denied"), []byte("{}")} {
+			if CheckStatement(name, content) == nil {
+				t.Errorf("%q is taken for a statement", content)
+			}
+		}
+		if err := errors.Join(CheckStatement(name, wide), CheckStatement("revocations/index.json", []byte("[]")), CheckStatement("x.json", nil)); err != nil {
+			t.Error(err)
+		}
+		said := strings.Join(TargetWords(name, nil, wide), "\n")
+		for _, want := range []string{"denies " + digest, "revokes the signer " + leaked.String(), "from 2026-11-02T00:00:00Z to no end", "by the times of nobody", `is of INC-1, for "leaked"`} {
+			if !strings.Contains(said, want) {
+				t.Errorf("who signs is told %q, which lacks %q", said, want)
+			}
+		}
+		if said := TargetWords(name, nil, nil); len(said) != 1 || !strings.Contains(said[0], "nobody can say what it denies") {
+			t.Errorf("of what is not at hand: %q", said)
 		}
 		if lost := guard(name, wide, nil); len(lost) != 2 {
 			t.Errorf("removed: %q", lost)

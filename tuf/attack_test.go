@@ -43,7 +43,7 @@ func seal(t *testing.T, f *requestFile) []byte {
 		check(t, err)
 	}
 	var err error
-	f.Event, err = d.id()
+	f.Event, err = d.id(f.By, f.Reason)
 	check(t, err)
 	data, err := json.Marshal(f)
 	check(t, err)
@@ -458,6 +458,65 @@ func TestAttack(t *testing.T) {
 		got := fmt.Sprint(q.Diff())
 		if strings.ContainsAny(got, "\x1b\u202e") || strings.Count(got, `\u001b`) < 3 {
 			t.Errorf("got %q", got)
+		}
+	})
+	t.Run("owner's name that hides what is said, in the event itself", func(t *testing.T) {
+		o := newOrg(t)
+		o.propose(t, SetThreshold{"root", 3}, SetThreshold{"targets", 3})
+		s, err := o.repo.load()
+		check(t, err)
+		e, d, err := o.repo.openEvent(s)
+		check(t, err)
+		for _, key := range d.root.Signed.Keys { // as whoever holds the directory writes them
+			if owner := ownerOf(key); owner != "" {
+				key.UnrecognizedFields[fieldOwner] = owner + "\x1b[2K\u202e"
+			}
+		}
+		check(t, o.repo.change(t.Context(), func() error {
+			d.docs = nil
+			_, err := o.repo.store(t.Context(), e, d)
+			return err
+		}))
+		data, err := o.repo.Export()
+		check(t, err)
+		signed, err := SignRequest(t.Context(), data, o.holders[0].Signer, o.pinned, Options{})
+		check(t, err)
+		taken, err := o.repo.Import(t.Context(), signed)
+		check(t, err)
+		c, err := o.repo.Check()
+		check(t, err)
+		got := fmt.Sprint(taken, c.Roles, c.Problems, c.Warnings)
+		amended, err := o.repo.Amend(t.Context(), Proposal{Changes: []Change{SetThreshold{"root", 2}}})
+		check(t, err)
+		got += fmt.Sprint(amended.Dropped)
+		if len(amended.Dropped) == 0 || strings.ContainsAny(got, "\x1b\u202e") || strings.Count(got, `\u001b`) < 4 {
+			t.Errorf("got %q", got)
+		}
+	})
+	t.Run("request with another proposer or reason than its event", func(t *testing.T) {
+		o := newOrg(t)
+		_, err := o.repo.Propose(t.Context(), Proposal{By: "carol", Reason: "new laptop", Changes: []Change{Renew{"root"}}})
+		check(t, err)
+		for what, change := range map[string]func(*requestFile){
+			"proposer":      func(f *requestFile) { f.By = "alice" },
+			"reason":        func(f *requestFile) { f.Reason = "alice said so" },
+			"none":          func(f *requestFile) { f.By, f.Reason = "", "" },
+			"one for other": func(f *requestFile) { f.By, f.Reason = f.By+`"`+"\nreason \"new", "laptop" },
+		} {
+			f := o.request(t)
+			id := f.Event
+			if len(id) != 32 {
+				t.Errorf("an event's id has %d digits", len(id))
+			}
+			change(&f)
+			data, err := json.Marshal(f)
+			check(t, err)
+			_, err = ReadRequest(data, o.pinned, Options{})
+			refused(t, err, "it is damaged")
+			seal(t, &f)
+			if f.Event == id {
+				t.Errorf("%s: the event that was told of has the same id", what)
+			}
 		}
 	})
 	t.Run("request with countless bins", func(t *testing.T) {

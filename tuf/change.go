@@ -384,6 +384,30 @@ func (c AddRole) apply(d *draft) error {
 	if c.BinBits < 0 || c.BinBits > maxBinBits {
 		return fmt.Errorf("role %q: %d bits of bins: give 1 to %d, or 0 for none", c.Name, c.BinBits, maxBinBits)
 	}
+	bins := &metadata.Delegations{Keys: map[string]*metadata.Key{}, SuccinctRoles: &metadata.SuccinctRoles{
+		Threshold: c.Threshold, BitLength: c.BinBits, NamePrefix: c.Name}}
+	if c.BinBits > 0 {
+		// A bin would take the place of a role with its name: its metadata is one file.
+		if err := d.each(func(role string, m *targetsMeta) error {
+			var names []string
+			if g := m.Signed.Delegations; g != nil {
+				for _, r := range g.Roles {
+					names = append(names, r.Name)
+				}
+				if g.SuccinctRoles != nil {
+					names = append(names, g.SuccinctRoles.GetRoles()...)
+				}
+			}
+			for _, name := range names {
+				if bins.SuccinctRoles.IsDelegatedRole(name) {
+					return fmt.Errorf("role %q: one of its bins would be %q, and there is a role of that name: choose another name", c.Name, name)
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
 	parent, err := d.edit(c.Parent)
 	if err != nil {
 		return err
@@ -398,8 +422,6 @@ func (c AddRole) apply(d *draft) error {
 		parent.Delegations.Keys = map[string]*metadata.Key{}
 	}
 	role := metadata.DelegatedRole{Name: c.Name, KeyIDs: []string{}, Threshold: c.Threshold, Terminating: c.Terminating, Paths: c.Paths}
-	bins := &metadata.Delegations{Keys: map[string]*metadata.Key{}, SuccinctRoles: &metadata.SuccinctRoles{
-		Threshold: c.Threshold, BitLength: c.BinBits, NamePrefix: c.Name}}
 	for _, h := range c.Holders {
 		id, key, err := h.publish()
 		if err != nil {

@@ -42,7 +42,7 @@ type Signer struct {
 }
 
 func newSigner(id string, key *metadata.Key) Signer {
-	return Signer{id, fingerprint(key), ownerOf(key)}
+	return Signer{id, fingerprint(key), visible(ownerOf(key))}
 }
 
 // String returns the owner, or what stands for one.
@@ -50,7 +50,7 @@ func (s Signer) String() string {
 	if s.Owner != "" {
 		return s.Owner
 	}
-	return s.KeyID[:min(len(s.KeyID), 12)]
+	return visible(s.KeyID[:min(len(s.KeyID), 12)])
 }
 
 // Done reports whether the group has signed as often as it must.

@@ -213,7 +213,7 @@ func orNobody(owner string) string {
 	if owner == "" {
 		return "nobody named"
 	}
-	return owner
+	return visible(owner)
 }
 
 // plainKey is a key without what the library computed of it.

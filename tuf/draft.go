@@ -402,7 +402,7 @@ func (d *draft) validate() error {
 			// GitHub, whose names tuf-on-ci has, does not tell @Alice from @alice.
 			owner := strings.ToLower(ownerOf(ring.keys[id]))
 			if strings.HasPrefix(owner, "@") && owners[owner] {
-				return fmt.Errorf("%s holds role %q with two keys: one person would count twice", ownerOf(ring.keys[id]), ring.role)
+				return fmt.Errorf("%s holds role %q with two keys: one person would count twice", visible(ownerOf(ring.keys[id])), ring.role)
 			}
 			owners[owner] = true
 			f := fingerprint(ring.keys[id])
@@ -485,9 +485,11 @@ func (d *draft) validate() error {
 	return nil
 }
 
-// id identifies what there is to sign: it changes whenever anything of it does.
-func (d *draft) id() (string, error) {
+// id identifies what there is to sign, and what those who are asked are told of it: it changes whenever anything of it
+// does. It is told by voice, and long enough that nobody makes two events with the same one.
+func (d *draft) id(by, reason string) (string, error) {
 	h := sha256.New()
+	fmt.Fprintf(h, "by %q\nreason %q\n", by, reason)
 	for _, role := range d.changed() {
 		doc, err := d.document(role)
 		if err != nil {
@@ -495,7 +497,7 @@ func (d *draft) id() (string, error) {
 		}
 		fmt.Fprintf(h, "%s %s\n", role, doc.digest())
 	}
-	return hex.EncodeToString(h.Sum(nil))[:16], nil
+	return hex.EncodeToString(h.Sum(nil))[:32], nil
 }
 
 // days is a period of time for people.

@@ -182,7 +182,7 @@ func (r *Repository) openEvent(s *state) (eventState, *draft, error) {
 		d.files[name] = data
 	}
 	d.seal()
-	if id, err := d.id(); err != nil {
+	if id, err := d.id(e.By, e.Reason); err != nil {
 		return e, nil, err
 	} else if id != e.ID {
 		return e, nil, fmt.Errorf("the event's metadata is not what was proposed (%s, now %s): restore the directory %s or withdraw the event", e.ID, id, eventDir)
@@ -459,7 +459,7 @@ func (r *Repository) store(ctx context.Context, e eventState, d *draft) (*Event,
 		return nil, errors.New("nothing would change")
 	}
 	var err error
-	if e.ID, err = d.id(); err != nil {
+	if e.ID, err = d.id(e.By, e.Reason); err != nil {
 		return nil, err
 	}
 	e.Files = slices.Sorted(maps.Keys(d.files))
@@ -512,7 +512,7 @@ func (r *Repository) encode(d *draft, role string) (data []byte, dropped []strin
 		return nil, nil, err
 	}
 	for _, id := range doc.keep(rings...) {
-		name := id[:min(len(id), 12)]
+		name := visible(id[:min(len(id), 12)])
 		for _, ring := range rings {
 			if ring.keys[id] != nil {
 				name = keyName(id, ring.keys[id])

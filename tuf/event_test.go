@@ -173,12 +173,16 @@ func TestChangesRefused(t *testing.T) {
 		"belongs to the role \"revocations\"": {AddRole{Name: "x", Paths: []string{"revocations/*"}, Holders: []Holder{dave.Holder}, Threshold: 1}},
 		"stays inside":                        {AddRole{Name: "x", Paths: []string{"../*"}, Holders: []Holder{dave.Holder}, Threshold: 1}},
 		"bits of bins":                        {AddRole{Name: "x", Paths: []string{"x/*"}, Holders: []Holder{dave.Holder}, Threshold: 1, BinBits: 13}},
-		"cannot be removed":                   {RemoveRole{"targets"}},
-		"not \"targets\"":                     {SetTarget{Name: "files/x", Data: nil, Role: "targets"}},
-		"no JSON":                             {SetTarget{Name: "x", Custom: json.RawMessage("{")}},
-		"has no target":                       {RemoveTarget{Name: "nothing"}},
-		"lists no targets":                    {Restore{"root", nil}},
-		"known metadata":                      {Restore{"targets", []byte("{}")}},
+		"one of its bins would be \"a-0\"": {AddRole{Name: "a-0", Paths: []string{"x/*"}, Holders: []Holder{dave.Holder}, Threshold: 1},
+			AddRole{Name: "a", Paths: []string{"a/*"}, Holders: []Holder{dave.Holder}, Threshold: 1, BinBits: 1}},
+		"role \"a-1\" exists already": {AddRole{Name: "a", Paths: []string{"a/*"}, Holders: []Holder{dave.Holder}, Threshold: 1, BinBits: 1},
+			AddRole{Name: "a-1", Paths: []string{"x/*"}, Holders: []Holder{dave.Holder}, Threshold: 1}},
+		"cannot be removed": {RemoveRole{"targets"}},
+		"not \"targets\"":   {SetTarget{Name: "files/x", Data: nil, Role: "targets"}},
+		"no JSON":           {SetTarget{Name: "x", Custom: json.RawMessage("{")}},
+		"has no target":     {RemoveTarget{Name: "nothing"}},
+		"lists no targets":  {Restore{"root", nil}},
+		"known metadata":    {Restore{"targets", []byte("{}")}},
 	} {
 		unchanged(t, o.dir, func() {
 			_, err := o.repo.Propose(t.Context(), Proposal{Changes: changes})

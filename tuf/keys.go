@@ -141,9 +141,9 @@ func ownerOf(key *metadata.Key) string {
 func keyName(id string, key *metadata.Key) string {
 	short := id[:min(len(id), 12)]
 	if owner := ownerOf(key); owner != "" {
-		return owner + " (" + short + ")"
+		return visible(owner + " (" + short + ")")
 	}
-	return short
+	return visible(short)
 }
 
 // A keyring is what a delegator says about a role: which keys, under which ids, and how many must sign.

@@ -259,7 +259,7 @@ func readRequest(data, trustedRoot []byte, o Options) (q *Request, err error) {
 			return nil, fmt.Errorf("%s has version %d, and %d is published: clients would refuse it", role, doc.version, was)
 		}
 	}
-	if id, err := d.id(); err != nil {
+	if id, err := d.id(q.file.By, q.file.Reason); err != nil {
 		return nil, err
 	} else if id != q.file.Event {
 		return nil, fmt.Errorf("it is damaged: it says to be of event %s and is of %s", q.file.Event, id)
@@ -512,7 +512,7 @@ func (r *Repository) Import(ctx context.Context, data []byte) ([]Signed, error) 
 			}
 			again := slices.ContainsFunc(*doc.signatures, func(s metadata.Signature) bool { return s.KeyID == sig.KeyID })
 			doc.put(metadata.Signature{KeyID: sig.KeyID, Signature: sig.Sig})
-			out = append(out, Signed{sig.Role, sig.KeyID, ownerOf(key), again})
+			out = append(out, Signed{sig.Role, sig.KeyID, visible(ownerOf(key)), again})
 			if !slices.Contains(touched, sig.Role) {
 				touched = append(touched, sig.Role)
 			}

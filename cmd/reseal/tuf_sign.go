@@ -41,7 +41,7 @@ SIGNATURE, to be sent back; of a directory, into its event.
 
 Examples:
   reseal tuf sign request.json alice.sig --root 3.root.json --key alice.key
-  reseal tuf sign request.json alice.sig --root 3.root.json --key "pkcs11:token=root;object=alice?module-path=..." --event 1f0c9a77b2d4e6f8 --yes
+  reseal tuf sign request.json alice.sig --root 3.root.json --key "pkcs11:token=root;object=alice?module-path=..." --event 1f0c9a77b2d4e6f83a5b1d9c0e7f2846 --yes
   reseal tuf sign trust --root 3.root.json --key awskms:///alias/root-alice
   reseal tuf sign request.json alice.sig --first --key alice.key` +
 			exits("3 the request is refused", "4 nobody said yes"),

@@ -98,7 +98,7 @@ func unreadableConfig(old, new []byte) []string {
 // CheckStatement refuses a target in the place of a revocation statement that is none: every client would fail that
 // cannot read one.
 func CheckStatement(name string, content []byte) error {
-	if !strings.HasPrefix(name, revocationsDir+"/") || name == revocationsIndex {
+	if !strings.HasPrefix(name, revocationsDir+"/") || isIndex(name, content) {
 		return nil
 	}
 	if _, err := rotate.ParseRevocation(content); err != nil {
@@ -111,7 +111,7 @@ func CheckStatement(name string, content []byte) error {
 // who are asked to sign it: what is added there is trusted, or denied, by every client. It says that it cannot tell of one
 // that nobody can read, nil included.
 func TargetWords(name string, old, new []byte) []string {
-	if strings.HasPrefix(name, revocationsDir+"/") && name != revocationsIndex {
+	if strings.HasPrefix(name, revocationsDir+"/") && !isIndex(name, new) {
 		r, err := rotate.ParseRevocation(new)
 		if err != nil {
 			return []string{fmt.Sprintf("nobody can say what it denies: %v", err)}

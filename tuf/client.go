@@ -42,6 +42,9 @@ type FetchOptions struct {
 	// target directly under it, whichever role publishes it.
 	Names  []string
 	Prefix string
+	// Own lists targets that are wanted besides, and only if the top-level targets list them: no role that they delegate
+	// to speaks for these, whatever its paths. One that is not there is left out.
+	Own []string
 
 	HTTPClient *http.Client // nil means one with a timeout
 }
@@ -129,6 +132,12 @@ func fetch(ctx context.Context, o FetchOptions, who *url.Userinfo) (out map[stri
 	if o.Prefix != "" {
 		if names, err = targetsUnder(up, o.Prefix); err != nil {
 			return nil, err
+		}
+	}
+	top := up.GetTopLevelTargets()
+	for _, name := range o.Own {
+		if top[name] != nil { // where clients look first, so that this one is what they get
+			names = append(slices.Clip(names), name)
 		}
 	}
 	out = make(map[string][]byte, len(names))

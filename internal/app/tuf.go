@@ -5,11 +5,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +20,7 @@ import (
 
 	"github.com/reseal/reseal/internal/durable"
 	"github.com/reseal/reseal/internal/store"
+	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/journal"
 	"github.com/reseal/reseal/rotate"
 	"github.com/reseal/reseal/tuf"
@@ -33,6 +37,62 @@ func isIndex(name string, content []byte) bool {
 	return name == revocationsDir+"/index.json" && err != nil
 }
 
+// withdrawnFile is the target by which the holders of targets withdraw revocation statements. No other role can.
+const withdrawnFile = "withdrawn.json"
+
+const withdrawnSchema = "reseal.withdrawn/v1"
+
+// seenWithdrawn is where the newest of it is remembered, beside the statements seen.
+const seenWithdrawn = "withdrawn"
+
+// parseWithdrawn reads which statements are withdrawn, by the SHA-256 of their content, in hex.
+func parseWithdrawn(content []byte) (map[string]bool, error) {
+	var w struct {
+		Schema     string   `json:"schema"`
+		Statements []string `json:"statements"`
+	}
+	dec := json.NewDecoder(bytes.NewReader(content))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&w); err != nil {
+		return nil, fmt.Errorf("%s: %w", withdrawnFile, err)
+	}
+	if w.Schema != withdrawnSchema {
+		return nil, fmt.Errorf("%s: schema %q: this version reads %s", withdrawnFile, w.Schema, withdrawnSchema)
+	}
+	out := map[string]bool{}
+	for _, digest := range w.Statements {
+		if err := inventory.CheckDigest(digest); err != nil {
+			return nil, fmt.Errorf("%s: %w", withdrawnFile, err)
+		}
+		out[strings.TrimPrefix(digest, "sha256:")] = true
+	}
+	return out, nil
+}
+
+// believedAgain says which statements new withdraws that old (nil: none) does not.
+func believedAgain(old, new []byte) []string {
+	if new == nil {
+		return nil // what was withdrawn is denied again
+	}
+	was := map[string]bool{}
+	if old != nil {
+		if w, err := parseWithdrawn(old); err == nil {
+			was = w
+		}
+	}
+	now, err := parseWithdrawn(new)
+	if err != nil {
+		return []string{fmt.Sprintf("clients could not read it, and would accept nothing: %v", err)}
+	}
+	var out []string
+	for _, digest := range slices.Sorted(maps.Keys(now)) {
+		if !was[digest] {
+			out = append(out, "the revocation statement with SHA-256 "+digest+" no longer counts: what it alone denies is believed again")
+		}
+	}
+	return out
+}
+
 // signingConfigFile is what Sigstore calls the file beside its trusted root.
 const signingConfigFile = "signing_config.v0.2.json"
 
@@ -43,6 +103,9 @@ func (a *App) Guard(ctx context.Context) tuf.Guard {
 	return func(name string, old, new []byte) []string {
 		if strings.HasPrefix(name, revocationsDir+"/") {
 			return unrevoked(name, old, new)
+		}
+		if name == withdrawnFile {
+			return believedAgain(old, new)
 		}
 		if name == signingConfigFile {
 			return unreadableConfig(old, new)
@@ -95,9 +158,13 @@ func unreadableConfig(old, new []byte) []string {
 	return nil
 }
 
-// CheckStatement refuses a target in the place of a revocation statement that is none: every client would fail that
-// cannot read one.
+// CheckStatement refuses a target in the place of a revocation statement, or of the list of withdrawn ones, that is none:
+// every client would fail that cannot read one.
 func CheckStatement(name string, content []byte) error {
+	if name == withdrawnFile {
+		_, err := parseWithdrawn(content)
+		return err
+	}
 	if !strings.HasPrefix(name, revocationsDir+"/") || isIndex(name, content) {
 		return nil
 	}
@@ -265,7 +332,7 @@ func (a *App) revoked(ctx context.Context, from TUFSource) ([]rotate.Revocation,
 
 // keepRevoked keeps the statements that a repository publishes among those seen.
 func keepRevoked(ctx context.Context, cache string, from TUFSource) error {
-	got, err := tuf.Revocations(ctx, tuf.FetchOptions{URL: from.URL, Root: from.Root, CacheDir: cache})
+	got, err := tuf.Revocations(ctx, tuf.FetchOptions{URL: from.URL, Root: from.Root, CacheDir: cache, Own: []string{withdrawnFile}})
 	if err != nil {
 		return fmt.Errorf("what is revoked is not known: %w", err)
 	}
@@ -275,7 +342,7 @@ func keepRevoked(ctx context.Context, cache string, from TUFSource) error {
 		return err
 	}
 	for name, statement := range got {
-		if isIndex(name, statement) {
+		if isIndex(name, statement) || name == withdrawnFile {
 			continue
 		}
 		if _, err := rotate.ParseRevocation(statement); err != nil {
@@ -290,11 +357,23 @@ func keepRevoked(ctx context.Context, cache string, from TUFSource) error {
 			return err
 		}
 	}
-	return nil
+	// The newest list holds, not every one there was: who is taken off it is denied again.
+	file := filepath.Join(seen, seenWithdrawn)
+	list, ok := got[withdrawnFile]
+	if !ok {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	if _, err := parseWithdrawn(list); err != nil {
+		return err
+	}
+	return durable.WriteFile(file, list, 0o600)
 }
 
 // seenRevoked reads the statements seen, whatever root was pinned when: that it is pinned anew takes no denial back.
-// Whatever cannot be read fails: it may be what denies.
+// What is withdrawn is so only in the repository that says it. Whatever cannot be read fails: it may be what denies.
 func seenRevoked(cache string) ([]rotate.Revocation, error) {
 	var out []rotate.Revocation
 	dirs, err := os.ReadDir(cache)
@@ -312,9 +391,20 @@ func seenRevoked(cache string) ([]rotate.Revocation, error) {
 		if err != nil {
 			return nil, err
 		}
+		withdrawn := map[string]bool{}
+		if list, err := durable.ReadFile(filepath.Join(cache, dir.Name(), seenWithdrawn)); err == nil {
+			if withdrawn, err = parseWithdrawn(list); err != nil {
+				return nil, err
+			}
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 		for _, entry := range files {
 			if filepath.Ext(entry.Name()) != ".json" {
 				continue // of a write that was cut off
+			}
+			if withdrawn[strings.TrimSuffix(entry.Name(), ".json")] {
+				continue
 			}
 			file := filepath.Join(cache, dir.Name(), entry.Name())
 			statement, err := durable.ReadFile(file)

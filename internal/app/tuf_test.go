@@ -3,6 +3,8 @@ package app
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -70,6 +72,25 @@ func newDenyList(t *testing.T) denyList {
 func (d denyList) publish(t *testing.T, name string, statement []byte) {
 	t.Helper()
 	_, err := d.repository.PublishRevocations(t.Context(), map[string][]byte{name: statement}, []signer.Signer{d.keys["@dave"]}, d.keys["@online"])
+	check(t, err)
+}
+
+// event publishes changes that everybody has signed.
+func (d denyList) event(t *testing.T, changes ...tuf.Change) {
+	t.Helper()
+	_, err := d.repository.Propose(t.Context(), tuf.Proposal{Changes: changes, Accept: []string{withdrawnFile, "all"}})
+	check(t, err)
+	request, err := d.repository.Export()
+	check(t, err)
+	for _, who := range []string{"@alice", "@dave"} {
+		signed, err := tuf.SignRequest(t.Context(), request, d.keys[who], d.source.Root, tuf.Options{})
+		if err != nil {
+			continue // who is not asked
+		}
+		_, err = d.repository.Import(t.Context(), signed)
+		check(t, err)
+	}
+	_, err = d.repository.Publish(t.Context(), d.keys["@online"])
 	check(t, err)
 }
 
@@ -195,6 +216,60 @@ func TestAttackDenyList(t *testing.T) {
 		d.source.Root = append(slices.Clone(d.source.Root), '\n') // the same, as another way brings it
 		if got, err := d.denied(t.Context(), home); err != nil || !slices.Contains(got, digest) {
 			t.Errorf("denies %v, %v: the denial is forgotten", got, err)
+		}
+	})
+
+	// A false mass denial with a responder's key and the online key is withdrawn by the holders of targets, and by nobody
+	// else: not by a role that may publish everything, nor by another repository.
+	t.Run("a denial withdrawn by others than the holders of targets", func(t *testing.T) {
+		t.Parallel()
+		d, other, home := newDenyList(t), newDenyList(t), t.TempDir()
+		sum := sha256.Sum256(statement)
+		list := []byte(`{"schema":"reseal.withdrawn/v1","statements":["sha256:` + hex.EncodeToString(sum[:]) + `"]}`)
+		denied := func(what string, d denyList, want bool) {
+			t.Helper()
+			got, err := d.denied(t.Context(), home)
+			if err != nil || slices.Contains(got, digest) != want {
+				t.Errorf("%s: denies %v, %v", what, got, err)
+			}
+		}
+		d.publish(t, name, statement)
+		denied("published", d, true)
+		other.event(t, tuf.SetTarget{Name: withdrawnFile, Data: list})
+		denied("withdrawn in another repository", other, true)
+		d.publish(t, "revocations/withdrawn.json", statement)
+		denied("by responders, under their own paths", d, true)
+		_, err := d.repository.PublishRevocations(t.Context(), map[string][]byte{withdrawnFile: list}, []signer.Signer{d.keys["@dave"]}, d.keys["@online"])
+		if err == nil {
+			t.Error("a responder published it")
+		}
+		public, err := cryptoutils.MarshalPublicKeyToPEM(d.keys["@dave"].PublicKey())
+		check(t, err)
+		d.event(t, tuf.AddRole{Name: "all", Paths: []string{"*"}, Threshold: 1, Holders: []tuf.Holder{{Name: "@rita", Key: public}}})
+		d.event(t, tuf.SetTarget{Name: withdrawnFile, Data: list, Role: "all"})
+		denied("by a role for everything", d, true)
+		d.event(t, tuf.RemoveTarget{Name: withdrawnFile}, tuf.RemoveRole{Name: "all"})
+
+		d.event(t, tuf.SetTarget{Name: withdrawnFile, Data: list})
+		denied("by the holders of targets", d, false)
+		asked := d.source
+		d.source = TUFSource{}
+		denied("remembered, where no repository is asked", d, false)
+		d.source = asked
+		d.publish(t, name, statement)
+		denied("the same again by responders", d, false)
+		d.event(t, tuf.RemoveTarget{Name: withdrawnFile})
+		denied("taken off the list", d, true)
+		d.event(t, tuf.SetTarget{Name: withdrawnFile, Data: []byte("{}")})
+		if got, err := d.denied(t.Context(), home); err == nil {
+			t.Errorf("denies %v, by a list that cannot be read", got)
+		}
+		guard := (*App)(nil).Guard(t.Context())
+		if lost := guard(withdrawnFile, nil, list); len(lost) != 1 || !strings.Contains(lost[0], "no longer counts") {
+			t.Errorf("those who sign it are told %q", lost)
+		}
+		if lost := append(guard(withdrawnFile, list, list), guard(withdrawnFile, list, nil)...); len(lost) != 0 || CheckStatement(withdrawnFile, []byte("{}")) == nil {
+			t.Errorf("%q", lost)
 		}
 	})
 

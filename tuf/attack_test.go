@@ -793,6 +793,41 @@ func TestAttack(t *testing.T) {
 		_, err = r.Refresh(t.Context(), o.online.Signer, true)
 		refused(t, err, "set the clock")
 	})
+	t.Run("clock set ahead", func(t *testing.T) {
+		now := time.Now()
+		clock := func() time.Time { return now }
+		o := newOrgIn(t, filepath.Join(t.TempDir(), "repository"), Options{Now: clock}, nil)
+		deny := func(r *Repository, name string) error {
+			_, err := r.PublishRevocations(t.Context(), map[string][]byte{"revocations/" + name: []byte(name)}, signersOf(o.responders[:2]), o.online.Signer)
+			return err
+		}
+		trusting, err := Open(o.dir, Options{Now: clock, TrustClock: true})
+		check(t, err)
+		now = now.AddDate(0, 5, 0)
+		unchanged(t, o.dir, func() {
+			_, err = o.repo.Refresh(t.Context(), o.online.Signer, true)
+			refused(t, err, "would lock the repository")
+			refused(t, deny(o.repo, "no.json"), "would lock the repository")
+		})
+		_, err = trusting.Refresh(t.Context(), o.online.Signer, false) // by mistake, or by a version before
+		check(t, err)
+		now = time.Now()
+		refused(t, deny(o.repo, "no.json"), "say so (--trust-clock)")
+		check(t, deny(trusting, "deny.json"))
+		check(t, deny(o.repo, "next.json")) // as usual from then on
+		if data, err := look("go-tuf", o.published, o.pinned, t.TempDir(), "revocations/deny.json"); string(data) != "deny.json" {
+			t.Errorf("%q, %v", data, err)
+		}
+		// An event, which brings a new timestamp.
+		now = now.AddDate(0, 3, 0)
+		_, err = o.repo.Propose(t.Context(), Proposal{Changes: []Change{Renew{"root"}}})
+		check(t, err)
+		o.sign(t, o.holders...)
+		_, err = o.repo.Publish(t.Context(), o.online.Signer)
+		refused(t, err, "would lock the repository")
+		_, err = trusting.Publish(t.Context(), o.online.Signer)
+		check(t, err)
+	})
 	t.Run("clock of the proposer wrong", func(t *testing.T) {
 		o := newOrg(t)
 		r, err := Open(o.dir, ago(-3*365*day))

@@ -251,16 +251,29 @@ func (r *Repository) samePublished(s *state) error {
 // skew is how far clocks may be apart.
 const skew = 10 * time.Minute
 
-// clockSound refuses a clock that is behind the last publication: what it dates would expire too soon, and an expired
-// role would seem valid.
+// idle is how long after the last timestamp has expired the next one may be signed without a word: clients refuse
+// everything by then, and a clock that is ahead by mistake is the likelier reason.
+const idle = 60 * day
+
+// clockSound refuses a clock that is behind the last publication, since what it dates would expire too soon, and an
+// expired role would seem valid; and one that is far ahead of it, since every honest clock would be behind afterwards.
+// Clients compare versions and expiry, and not when something was signed: who knows that the clock is right may go on.
 func (r *Repository) clockSound(s *state) error {
+	if r.trustClock {
+		return nil
+	}
+	now, expires := r.now().UTC(), s.Timestamp.Signed.Expires
+	if now.After(expires.Add(idle)) {
+		return fmt.Errorf("this machine's clock says %s, and the last timestamp expired on %s, more than %d days before: if the clock is wrong, set the clock, since what it signs would lock the repository until then; if it is right, say so (--trust-clock)",
+			now.Format(time.RFC3339), expires.Format(time.RFC3339), int(idle/day))
+	}
 	role := s.Root.Signed.Roles[metadata.TIMESTAMP]
 	p, ok := periodIn(role.UnrecognizedFields)
 	if !ok {
 		return nil // nobody says when it was signed
 	}
-	if signed := s.Timestamp.Signed.Expires.Add(-p.expiry()); r.now().Add(skew).Before(signed) {
-		return fmt.Errorf("this machine's clock says %s, and the last timestamp was signed on %s: set the clock", r.now().UTC().Format(time.RFC3339), signed.Format(time.RFC3339))
+	if signed := expires.Add(-p.expiry()); now.Add(skew).Before(signed) {
+		return fmt.Errorf("this machine's clock says %s, and the last timestamp was signed on %s: set the clock; if it is right, and was ahead when that was signed, say so (--trust-clock)", now.Format(time.RFC3339), signed.Format(time.RFC3339))
 	}
 	return nil
 }

@@ -52,6 +52,8 @@ type Repository struct {
 	words     Words
 	clock     func() time.Time               // nil: the machine's
 	hook      func(point, name string) error // for tests: see reach
+
+	trustClock bool
 }
 
 // Options say how a repository is used.
@@ -71,6 +73,9 @@ type Options struct {
 	// AnotherRoot says that a root is meant though another one of its version was signed before, of an event that was
 	// amended or withdrawn.
 	AnotherRoot bool
+	// TrustClock says that the clock is right, though it is behind the last timestamp or far ahead of it, which is
+	// refused otherwise.
+	TrustClock bool
 }
 
 // A Guard says in words what would stop verifying when the target name changes from old (nil: there was none) to new
@@ -86,7 +91,7 @@ func newRepository(dir string, o Options) (*Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Repository{dir: dir, published: filepath.Join(dir, publishedDir), guard: o.Guard, words: o.Words, clock: o.Now}
+	r := &Repository{dir: dir, published: filepath.Join(dir, publishedDir), guard: o.Guard, words: o.Words, clock: o.Now, trustClock: o.TrustClock}
 	if o.Published != "" {
 		if r.published, err = filepath.Abs(o.Published); err != nil {
 			return nil, err

@@ -259,7 +259,7 @@ func TestExpiredRolesAreRenewedFromTheTop(t *testing.T) {
 	o := newOrgIn(t, t.TempDir(), ago(190*day), func(f *Founding) { f.Periods = map[string]Period{revocationsRole: {100, 10}} })
 	_, err := Revocations(t.Context(), FetchOptions{URL: o.url, Root: o.pinned})
 	refused(t, err, "renew")
-	o.repo, err = Open(o.dir, Options{})
+	o.repo, err = Open(o.dir, Options{TrustClock: true})
 	check(t, err)
 	unchanged(t, o.dir, func() {
 		_, err := o.repo.PublishRevocations(t.Context(), nil, signersOf(o.responders), o.online.Signer)
@@ -307,7 +307,7 @@ func TestRefresh(t *testing.T) {
 		{60*day + 8*day, false, true, true},   //
 		{181 * day, false, false, false},      // targets expired
 	} {
-		repo, err := Open(o.dir, Options{Now: func() time.Time { return time.Now().Add(c.later) }})
+		repo, err := Open(o.dir, Options{Now: func() time.Time { return time.Now().Add(c.later) }, TrustClock: c.later > 180*day})
 		check(t, err)
 		got, err := repo.Refresh(t.Context(), o.online.Signer, c.force)
 		if c.later > 180*day {

@@ -55,6 +55,18 @@ func publishedFlag() cli.Flag {
 	return &cli.StringFlag{Name: "published", Usage: "`DIR` that is served to clients (default: published in the repository's directory)"}
 }
 
+func trustClockFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "trust-clock", Usage: "this machine's clock is right, though it is behind the last timestamp or far ahead of it"}
+}
+
+// clockWord adds to the reason of what is done that the clock was vouched for.
+func clockWord(c *cli.Context, reason string) string {
+	if c.Bool("trust-clock") {
+		reason += " (--trust-clock)"
+	}
+	return reason
+}
+
 func onlineKeyFlag() cli.Flag {
 	return &cli.StringFlag{Name: "online-key", Usage: "sign snapshot and timestamp with the key `REF`: " + keyUsage}
 }
@@ -72,7 +84,7 @@ func withTUF(do func(*cli.Context, *app.App, *tuf.Repository) error) cli.ActionF
 
 // tufOptions says how a repository is used, and what of it would stop verifying; a is nil where there is no home.
 func tufOptions(c *cli.Context, a *app.App) tuf.Options {
-	return tuf.Options{Published: c.String("published"), Guard: a.Guard(c.Context), Words: app.TargetWords}
+	return tuf.Options{Published: c.String("published"), Guard: a.Guard(c.Context), Words: app.TargetWords, TrustClock: c.Bool("trust-clock")}
 }
 
 // journaled does what changes the outside world, and journals it in the home if there is one.

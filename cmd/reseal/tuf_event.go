@@ -427,7 +427,7 @@ func tufCheckCommand(ui *ui) *cli.Command {
 		ArgsUsage: "DIR",
 		Description: `Example:
   reseal tuf check trust` + exits("4 it cannot be published yet"),
-		Flags: []cli.Flag{publishedFlag()},
+		Flags: []cli.Flag{publishedFlag(), trustClockFlag()},
 		Action: withTUF(func(c *cli.Context, a *app.App, r *tuf.Repository) error {
 			check, err := r.Check()
 			if err != nil {
@@ -604,7 +604,7 @@ Examples:
   reseal tuf publish trust
   reseal tuf publish trust --online-key gcpkms://projects/p/locations/global/keyRings/r/cryptoKeys/k --apply` +
 			exits("4 signatures are missing, or something else stops it"),
-		Flags: []cli.Flag{onlineKeyFlag(), publishedFlag(), &applyFlag},
+		Flags: []cli.Flag{onlineKeyFlag(), publishedFlag(), trustClockFlag(), &applyFlag},
 		Action: withTUF(func(c *cli.Context, a *app.App, r *tuf.Repository) error {
 			if !c.Bool("apply") {
 				return ui.wouldPublish(c, r)
@@ -622,7 +622,7 @@ Examples:
 			}
 			start := time.Now()
 			var p *tuf.Publication
-			err = ui.journaled(c, a, "tuf.publish", eventOf(r, e.ID), nonEmpty(e.Reason, "tuf publish"), nil, func() error {
+			err = ui.journaled(c, a, "tuf.publish", eventOf(r, e.ID), clockWord(c, nonEmpty(e.Reason, "tuf publish")), nil, func() error {
 				p, err = r.Publish(c.Context, online)
 				return err
 			})

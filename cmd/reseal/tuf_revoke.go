@@ -42,7 +42,7 @@ Examples:
 			&cli.StringFlag{Name: "plan", Usage: "publish what the plan of an incident denies: `DIGEST` of the plan"},
 			&cli.BoolFlag{Name: "renew", Usage: "deny nothing more: sign the deny list for another period"},
 			&cli.StringSliceFlag{Name: "key", Usage: "sign as responder with the key `REF`: " + keyUsage + " (repeat)"},
-			onlineKeyFlag(), publishedFlag(), &applyFlag,
+			onlineKeyFlag(), publishedFlag(), trustClockFlag(), &applyFlag,
 		},
 		Action: withTUF(func(c *cli.Context, a *app.App, r *tuf.Repository) error {
 			start := time.Now()
@@ -76,7 +76,7 @@ Examples:
 			if x.Name != "" {
 				files[x.Name] = x.statement
 			}
-			err = ui.journaled(c, a, "tuf.revoke", nonEmpty(x.Name, "revocations"), nonEmpty(c.String("reason"), "tuf revoke"), x.statement, func() error {
+			err = ui.journaled(c, a, "tuf.revoke", nonEmpty(x.Name, "revocations"), clockWord(c, nonEmpty(c.String("reason"), "tuf revoke")), x.statement, func() error {
 				x.Publication, err = r.PublishRevocations(c.Context, files, responders, online)
 				return err
 			})

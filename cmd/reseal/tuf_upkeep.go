@@ -36,6 +36,10 @@ was cut off is finished first. With --loop a failure is told and tried again.
 It cannot sign root, targets and delegated roles, such as revocations: each that has
 expired or soon will is named, with who can sign it and when it ends.
 
+A clock that is behind the last timestamp, or two months past its end, is refused: set
+it. If it is right, because it was ahead once or the repository was left alone for so
+long, --trust-clock says so; with --force the timestamp is dated anew.
+
 Without --apply it says what is due.
 
 Examples:
@@ -43,7 +47,7 @@ Examples:
   reseal tuf refresh trust --online-key online.key --apply --loop --every 30m
   reseal tuf refresh trust` + exits("3 a role it cannot sign has expired", "4 one expires soon: have its holders sign it anew"),
 		Flags: []cli.Flag{
-			onlineKeyFlag(), publishedFlag(), &applyFlag,
+			onlineKeyFlag(), publishedFlag(), trustClockFlag(), &applyFlag,
 			&cli.BoolFlag{Name: "force", Usage: "sign the timestamp in any case"},
 			warnDaysFlag(),
 			&cli.BoolFlag{Name: "loop", Usage: "go on until stopped"},
@@ -55,6 +59,8 @@ Examples:
 				return usageError{errors.New("--every goes with --loop")}
 			case c.Bool("loop") && !c.Bool("apply"):
 				return usageError{errors.New("--loop goes with --apply")}
+			case c.Bool("loop") && c.Bool("trust-clock"):
+				return usageError{errors.New("--trust-clock is for one run that somebody looks at, not for --loop")}
 			case c.Duration("every") < time.Second:
 				return usageError{errors.New("--every must be a second or more")}
 			}
@@ -103,7 +109,7 @@ func (u *ui) refresh(c *cli.Context, a *app.App, r *tuf.Repository, online signe
 		return err
 	}
 	if a != nil && look {
-		err = a.Journaled(c.Context, "tuf.refresh", r.Dir(), "tuf refresh", nil, act)
+		err = a.Journaled(c.Context, "tuf.refresh", r.Dir(), clockWord(c, "tuf refresh"), nil, act)
 	} else {
 		err = act()
 	}

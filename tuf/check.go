@@ -243,7 +243,7 @@ func (r *Repository) samePublished(s *state) error {
 	case err != nil:
 		return fmt.Errorf("the published timestamp.json is not the one that was published, and cannot be read: republish: %w", err)
 	case m.Signed.Version > s.Timestamp.Signed.Version:
-		return fmt.Errorf("the published timestamp.json has version %d, and version %d was published from here: if this directory was restored from a backup, rebuild it from the published one; if somebody has the online key, replace that key and republish", m.Signed.Version, s.Timestamp.Signed.Version)
+		return fmt.Errorf("the published timestamp.json has version %d, and version %d was published from here: if somebody has the online key, republish, after which denials go on, and replace that key then; if this directory was restored from a backup, rebuild it from the published one", m.Signed.Version, s.Timestamp.Signed.Version)
 	}
 	return fmt.Errorf("the published timestamp.json (version %d) is not the one that was published (version %d): republish", m.Signed.Version, s.Timestamp.Signed.Version)
 }

@@ -294,7 +294,7 @@ back. Rebuild it from what is published. Only when thieves signed that version,
 Examples:
   reseal tuf republish trust
   reseal tuf republish trust --apply
-  reseal tuf republish trust --discard targets=8 --apply` + exits(),
+  reseal tuf republish trust --discard targets=8 --apply` + exits("3 without --apply: something is wrong with what is published"),
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "discard", Usage: "take back what thieves published: `ROLE=VERSION` (repeat)"},
 			publishedFlag(), &applyFlag,
@@ -378,14 +378,19 @@ func (u *ui) wouldRepublish(c *cli.Context, r *tuf.Repository, discard map[strin
 	if err := r.CheckRepublish(discard); err != nil {
 		problems = append(problems, radar.Problem{Severity: radar.Error, Code: "old-copy", What: err.Error(), Do: "rebuild"})
 	}
+	if slices.ContainsFunc(problems, func(p radar.Problem) bool { return p.Severity == radar.Error }) {
+		err = fmt.Errorf("%w: %s: what is published is not sound", errRefused, r.Published())
+	} else {
+		err = nil
+	}
 	if wantsJSON(c) {
-		return u.object("tuf-republish", map[string]any{"applied": false, "problems": problems})
+		return errors.Join(u.object("tuf-republish", map[string]any{"applied": false, "problems": problems}), err)
 	}
 	for _, p := range problems {
 		u.printf("%s: %s", strings.ToUpper(string(p.Severity)), p.What)
 	}
 	u.dryRun(false)
-	return nil
+	return err
 }
 
 func tufRebuildCommand(ui *ui) *cli.Command {

@@ -180,6 +180,9 @@ func (r *Repository) check(e eventState, d *draft) (Check, error) {
 	c.Problems = append(c.Problems, d.expired(r.now())...)
 	c.Problems = append(c.Problems, r.alike(d)...)
 	if !d.empty() {
+		c.warn(tooManyRoots(d.start, d.rootView().Signed.Version))
+	}
+	if !d.empty() {
 		if err := r.samePublished(d.state); err != nil {
 			c.Problems = append(c.Problems, err.Error())
 		}

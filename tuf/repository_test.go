@@ -487,3 +487,52 @@ func TestSigningAgainReplaces(t *testing.T) {
 	}
 	check(t, root.VerifyDelegate(metadata.ROOT, root))
 }
+
+// TestManyRoots: more roots than clients follow in one refresh stop no publication, and are warned of before.
+func TestManyRoots(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int64]bool{199: false, 200: true, 256: true, 300: true} {
+		if text := tooManyRoots(1, 1+n); (text != "") != want {
+			t.Errorf("%d roots after the first: %q", n, text)
+		}
+	}
+	o := newOrg(t)
+	s, err := o.repo.load()
+	check(t, err)
+	// As a publication would leave it, but for its walks, which take their time.
+	var steps []step
+	for range clientRoots + 2 {
+		d := o.repo.draft(s)
+		_, err := d.editRoot()
+		check(t, err)
+		doc, err := d.document(metadata.ROOT)
+		check(t, err)
+		rings, err := d.rings(metadata.ROOT)
+		check(t, err)
+		*doc.signatures = nil
+		for _, p := range o.holders[:2] {
+			id := rings[0].idOf(p.PublicKey())
+			sig, err := signOne(t.Context(), doc, id, rings[0].keys[id], p.Signer)
+			check(t, err)
+			doc.put(sig)
+		}
+		data, err := doc.encode()
+		check(t, err)
+		s.Root, err = parseRoot(data)
+		check(t, err)
+		s.roots = append(s.roots, data)
+		steps = append(steps, write(inSource, historyFile(doc.version), data), write(inPublished, versioned(metadata.ROOT, doc.version), data))
+	}
+	check(t, o.repo.commit(t.Context(), append(steps, write(inSource, roleFile(metadata.ROOT), s.roots[len(s.roots)-1]))))
+	// The walk from the first root alone: all of them take their time.
+	s, err = o.repo.load()
+	check(t, err)
+	_, err = walk{after: s}.goTUF(o.pinned, "", false, o.repo.readPublished, time.Now())
+	check(t, err)
+	o.propose(t, Renew{"targets"})
+	c, err := o.repo.Check()
+	check(t, err)
+	if got := list(c.Warnings); !strings.Contains(got, "root 259 is 258 roots after root 1") {
+		t.Errorf("warnings: %s", got)
+	}
+}

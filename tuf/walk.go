@@ -45,6 +45,21 @@ type walk struct {
 	roles         []string          // delegated roles to be reached
 }
 
+// How many roots go-tuf's and sigstore-go's clients take in one refresh, and from how many on there is a warning.
+const (
+	clientRoots = 256
+	manyRoots   = 200
+)
+
+// tooManyRoots warns when clients that start from the first root will soon not reach the newest, or do not.
+func tooManyRoots(first, newest int64) string {
+	n := newest - first
+	if n < manyRoots {
+		return ""
+	}
+	return fmt.Sprintf("root %d is %d roots after root %d, and clients take no more than %d in one refresh: have those that are installed anew start from a newer root, and publish fewer roots", newest, n, first, clientRoots)
+}
+
 // walkURL is never connected to. The cache of a client is named after it.
 const walkURL = "http://walk.invalid"
 
@@ -97,6 +112,9 @@ func (r *Repository) walk(ctx context.Context, w walk) ([]Walked, error) {
 	var starts []Walked
 	for v := w.after.start; v <= w.after.Root.Signed.Version; v++ {
 		for _, client := range clients {
+			if client == "sigstore-go" && w.after.Root.Signed.Version-v > clientRoots {
+				continue // it would not get there: see tooManyRoots
+			}
 			starts = append(starts, Walked{Client: client, Root: v})
 		}
 	}
@@ -230,6 +248,7 @@ func (w walk) goTUF(root []byte, cache string, all bool, f fetcherOf, now time.T
 		return nil, err
 	}
 	cfg.Fetcher = f
+	cfg.MaxRootRotations = maxRoots // a chain that is too long for clients is no reason to publish nothing
 	cfg.LocalMetadataDir = filepath.Join(cache, sigstore.URLToPath(walkURL))
 	if cache == "" {
 		cfg.DisableLocalCache = true

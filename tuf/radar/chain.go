@@ -20,8 +20,11 @@ type version struct {
 	ring ring // of the role root
 }
 
-// A client of go-tuf follows so many new roots in one refresh and fails at more.
-const maxRotations = 256
+// A client of go-tuf follows so many new roots in one refresh and fails at more; from how many on that is said.
+const (
+	maxRotations  = 256
+	manyRotations = 200
+)
 
 // roots reads the history of root, verifies it and returns the root that the other roles are judged by; nil when there
 // is none.
@@ -209,9 +212,13 @@ func (l *look) chain(versions map[int64]*version, waiting *version) *version {
 	}
 	c.Last = current.version
 	l.goTUFWalk(versions, unreadable, current)
-	if n := c.Last - c.First; n > maxRotations {
+	switch n := c.Last - c.First; {
+	case n > maxRotations:
 		l.refuse(Warning, "long-chain", "root", goTUF, "publish a new first root to new clients, and let root live longer",
 			"%d roots lie between the first and the last: a client that follows more than %d in one refresh fails", n, maxRotations)
+	case n >= manyRotations:
+		l.say(Warning, "long-chain", "root", "publish a new first root to new clients, and let root live longer",
+			"%d roots lie between the first and the last: a client that has to follow more than %d in one refresh will fail", n, maxRotations)
 	}
 	return current
 }

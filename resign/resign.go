@@ -23,6 +23,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	"github.com/reseal/reseal/internal/registry"
@@ -117,6 +118,7 @@ type Engine struct {
 	Apply    bool          // false: look and count, change nothing
 	Parallel int           // artifacts published at once; default 8
 	Making   int           // signatures made at once; default 192, as remote signers and logs take long
+	Memory   int64         // bytes of signatures in the making and waiting to be published; default DefaultMemory
 	Rate     rate.Limit    // signatures a second; 0: no limit
 	Recheck  time.Duration // how old the word that a decision still holds may be when the key is used; default 250 ms
 	Settle   time.Duration // how long after the last write to look again where others write, too; default 2 s
@@ -177,6 +179,7 @@ type unit struct {
 
 	decisions *decisions // of its chunk
 
+	weight   int64  // in memory until it is published, in bytes: an estimate
 	batch    *batch // that it is signed in; nil: alone
 	uploaded bool   // the content is in the repository
 	already  bool   // counted as found
@@ -196,6 +199,7 @@ type run struct {
 	chain    []byte // PEM of what certifies keyless signers, as legacy signatures carry it
 	making   chan struct{}
 	writing  chan struct{}
+	memory   *semaphore.Weighted // in bytes
 	pace     *rate.Limiter
 
 	mu        sync.Mutex
@@ -246,6 +250,9 @@ func (e Engine) start(ctx context.Context) (*run, error) {
 	if e.Recheck == 0 {
 		e.Recheck = 250 * time.Millisecond
 	}
+	if e.Memory < 1 {
+		e.Memory = DefaultMemory
+	}
 	if e.Settle == 0 {
 		e.Settle = 2 * time.Second
 	}
@@ -253,7 +260,7 @@ func (e Engine) start(ctx context.Context) (*run, error) {
 		e.Patience = &Patience{}
 	}
 	r := &run{Engine: e, seen: map[string]bool{}, making: make(chan struct{}, e.Making), writing: make(chan struct{}, e.Parallel),
-		pace: rate.NewLimiter(rate.Inf, 1)}
+		memory: semaphore.NewWeighted(e.Memory), pace: rate.NewLimiter(rate.Inf, 1)}
 	if e.Rate > 0 {
 		r.pace = rate.NewLimiter(e.Rate, 1)
 	}
@@ -338,9 +345,34 @@ func (r *run) chunk(ctx context.Context, work Work, items []Item) error {
 	if err := r.decide(ctx, units, d); err != nil {
 		return err
 	}
-	if units = r.leave(units); len(units) == 0 {
-		return nil
+	if err := r.weigh(ctx, units); err != nil {
+		return err
 	}
+	groups := r.groups(units)
+	if r.Apply && r.Batch && len(groups) > 1 {
+		if err := r.signFirst(ctx, units); err != nil {
+			return err
+		}
+	}
+	for _, g := range groups {
+		if g = r.leave(g); len(g) == 0 {
+			continue
+		}
+		if err := r.within(ctx, g, func() error { return r.group(ctx, g, d) }); err != nil {
+			return err
+		}
+		if !r.Apply {
+			continue
+		}
+		if err := r.Patience.judge(g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// group works on units that are held in memory together.
+func (r *run) group(ctx context.Context, units []*unit, d *decisions) error {
 	artifacts := places(units)
 	toLook := slices.DeleteFunc(slices.Clone(artifacts), func(list []*place) bool { return !slices.ContainsFunc(list, r.looksAt) })
 	if err := r.each(ctx, toLook, r.look); err != nil {
@@ -349,6 +381,7 @@ func (r *run) chunk(ctx context.Context, work Work, items []Item) error {
 	if !r.Apply {
 		for _, u := range units {
 			r.count(u)
+			u.found, u.holder = nil, nil
 		}
 		return nil
 	}
@@ -361,10 +394,29 @@ func (r *run) chunk(ctx context.Context, work Work, items []Item) error {
 	if err := r.each(ctx, artifacts, r.publish); err != nil {
 		return errors.Join(err, r.keep(context.WithoutCancel(ctx), units))
 	}
-	if err := r.keep(ctx, units); err != nil {
-		return err
+	return r.keep(ctx, units)
+}
+
+// signFirst signs the images of a chunk that is divided, so that one statement
+// still signs many of them. They are published with what else their artifact has,
+// from what was persisted.
+func (r *run) signFirst(ctx context.Context, units []*unit) error {
+	var images []*unit
+	for _, u := range units {
+		if u.PredicateType == inventory.SignPredicate && u.format == inventory.Bundle {
+			images = append(images, u)
+		}
 	}
-	return r.Patience.judge(units)
+	return r.within(ctx, images, func() error {
+		if err := r.each(ctx, places(images), r.look); err != nil {
+			return err
+		}
+		err := r.sign(ctx, images)
+		for _, u := range images {
+			u.made = nil
+		}
+		return err
+	})
 }
 
 // leave leaves units alone that are in repositories where there is no use in going

@@ -212,6 +212,7 @@ func (w *worker) work(ctx context.Context, j queue.Job, complete func(context.Co
 	}
 	work := &approved{store: w.store, permission: p, shards: l.claim.Shards, drain: w.o.Drain}
 	e := w.engine(p, o)
+	e.Memory = resign.DefaultMemory / shardsAtOnce
 	e.Failed = func(f resign.Failure) {
 		log.Warn("not signed", "artifact", f.Item.Repository+"@"+f.Item.Digest, "format", f.Format, "why", f.Why)
 	}

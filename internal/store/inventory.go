@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/reseal/reseal/inventory"
 	"github.com/reseal/reseal/journal"
 	"github.com/reseal/reseal/signer"
@@ -167,6 +169,33 @@ func (s *Store) Vault(ctx context.Context, digest string) ([]byte, error) {
 		return nil, err
 	}
 	return s.unpack(digest, packed)
+}
+
+// headSize is how much of what the vault keeps tells its size (RFC 8878, section
+// 3.1.1.1).
+const headSize = 18
+
+// VaultSizes returns how many bytes the contents with some digests have, as the
+// vault says without unpacking them. What it does not know or say is left out.
+func (s *Store) VaultSizes(ctx context.Context, digests []string) (map[string]int64, error) {
+	var q query
+	in(&q, "digest", digests)
+	type head struct {
+		digest string
+		packed []byte
+	}
+	heads, err := queryAll(ctx, s.read, func(rows *sql.Rows) (h head, err error) {
+		err = rows.Scan(&h.digest, &h.packed)
+		return h, err
+	}, `SELECT digest, SUBSTR(body, 1, `+count(headSize)+`) FROM vault`+q.where(), q.args...)
+	out := map[string]int64{}
+	for _, h := range heads {
+		var frame zstd.Header
+		if frame.Decode(h.packed) == nil && frame.HasFCS {
+			out[h.digest] = int64(min(frame.FrameContentSize, maxVaultItem))
+		}
+	}
+	return out, err
 }
 
 // packedVault returns what the vault keeps under a digest, compressed.

@@ -711,6 +711,11 @@ func testVault(t *testing.T, s *Store) {
 			if !bytes.Equal(got, content) {
 				t.Errorf("%s: %d bytes came back for %d", name, len(got), len(content))
 			}
+			sizes, err := s.VaultSizes(t.Context(), []string{d, digest(1)})
+			must(t, err)
+			if size, said := sizes[d]; size != int64(len(content)) && (said || len(content) >= 256) || len(sizes) > 1 {
+				t.Errorf("%s: sizes %v, want %d", name, sizes, len(content))
+			}
 		}
 	}
 	for _, d := range []string{digest(1), ""} {

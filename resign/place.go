@@ -627,8 +627,9 @@ func (r *run) append(ctx context.Context, p *place, base *base, units []*unit) e
 	digest, _, err := r.Registry.PutManifest(ctx, p.Repository, tag, string(image.MediaType), raw)
 	if registry.Refused(err) {
 		// The layer of which this one has the content stands in the manifest, and its
-		// content was lost.
+		// content was lost, or what was uploaded is gone again.
 		for _, u := range units {
+			u.uploaded = false
 			if err := r.upload(ctx, u); err != nil {
 				return err
 			}

@@ -466,6 +466,33 @@ func TestTagUnread(t *testing.T) {
 	}
 }
 
+// forgetful is a registry that loses what is uploaded first.
+type forgetful struct {
+	Registry
+	lost string // its digest
+}
+
+func (f *forgetful) PutBlob(ctx context.Context, repository string, content []byte) (string, error) {
+	if f.lost == "" {
+		f.lost = inventory.Digest(content)
+		return f.lost, nil
+	}
+	return f.Registry.PutBlob(ctx, repository, content)
+}
+
+// TestUploadLost has the content of a signature gone from the registry before the
+// manifest that names it is there: it is uploaded once more.
+func TestUploadLost(t *testing.T) {
+	t.Parallel()
+	k := newBench(t).newCase(t)
+	ref := k.push(t, "app")
+	k.all(t, ref)
+	k.plan(t, ref, inventory.LegacyAtt)
+	wantEqual(t, "result", k.run(t, &forgetful{Registry: k.client}), Result{Planned: 1, Signed: 1})
+	wantEqual(t, "by the new signer", len(count(k.found(t, ref), k.next.id)), 1)
+	wantEqual(t, "uses of the key", k.next.signed, 1)
+}
+
 func TestOverwritten(t *testing.T) {
 	t.Parallel()
 	k := newBench(t).newCase(t)

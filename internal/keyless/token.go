@@ -90,7 +90,11 @@ func actions(address, bearer string) Tokens {
 		req.Header.Set("Authorization", "bearer "+bearer)
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
-			return "", busy{why: without(bearer, err).Error()}
+			// What net/http says of it repeats the address, in which there may be secrets.
+			if of := new(url.Error); errors.As(err, &of) {
+				err = of.Err
+			}
+			return "", busy{why: "it cannot be reached: " + without(bearer, err).Error()}
 		}
 		defer resp.Body.Close()
 		if resp.StatusCode != http.StatusOK {

@@ -42,7 +42,11 @@ type PruneOptions struct {
 	// stands in the registry. The error says why it is refused.
 	Accepts func(ctx context.Context, found verify.Found, by signer.Record) error
 	// Anchors returns every anchor there is, see World.
-	Anchors  func(ctx context.Context) ([]Pinned, error)
+	Anchors func(ctx context.Context) ([]Pinned, error)
+	// Alone says why nothing may be taken away now, for somebody else writes to the
+	// same tags. It is asked before each artifact, so it must be cheap; nil: nobody
+	// does.
+	Alone    func(ctx context.Context) error
 	Progress func(done, total int64, p PruneResult) // in artifacts; may be nil
 }
 
@@ -110,6 +114,11 @@ func Prune(ctx context.Context, s *store.Store, reg PruneRegistry, by journal.Au
 			return err
 		}
 		for _, a := range arts {
+			if apply && o.Alone != nil {
+				if err := o.Alone(ctx); err != nil {
+					return err
+				}
+			}
 			some, err := r.artifact(ctx, a)
 			if err != nil {
 				return err

@@ -107,6 +107,7 @@ type pruneCase struct {
 	anchor string   // file
 	limits PruneLimits
 	all    bool
+	alone  func(context.Context) error
 }
 
 func actorPerson(t testing.TB, a *sandbox.Actor) person {
@@ -220,7 +221,7 @@ func (c *pruneCase) reissued(t testing.TB, plan string, ref name.Digest) {
 }
 
 func (c *pruneCase) prune(ctx context.Context, reg PruneRegistry, apply bool) (PruneResult, error) {
-	return Prune(ctx, c.kase.Store, reg, by, c.permit, PruneOptions{All: c.all, Limits: c.limits, Verifier: c.trust,
+	return Prune(ctx, c.kase.Store, reg, by, c.permit, PruneOptions{All: c.all, Limits: c.limits, Verifier: c.trust, Alone: c.alone,
 		Accepts: func(ctx context.Context, found verify.Found, by signer.Record) error {
 			pub, _, err := signer.ParsePublicKey(by.PublicKey)
 			if err != nil {
@@ -395,6 +396,34 @@ func causes(items []PruneItem) map[trust.Cause]int {
 		out[i.Cause]++
 	}
 	return out
+}
+
+// TestPruneStops has somebody begin to re-sign after one of two artifacts was
+// pruned: nothing more is taken away until that is done.
+func TestPruneStops(t *testing.T) {
+	t.Parallel()
+	c := newGrove(t).newCase(t, true)
+	c.mixed(t)
+	busy := errors.New("somebody re-signs")
+	asked := 0
+	c.alone = func(context.Context) error {
+		if asked++; asked > 1 {
+			return busy
+		}
+		return nil
+	}
+	w := &pruneWrapper{PruneRegistry: c.client}
+	if _, err := c.prune(t.Context(), w, false); err != nil || asked != 0 {
+		t.Errorf("a dry run: got %v after %d questions", err, asked)
+	}
+	first, err := c.prune(t.Context(), w, true)
+	if !errors.Is(err, busy) || asked != 2 || len(first.Pruned) == 0 || len(first.Pruned) >= 6 {
+		t.Errorf("got %d taken away, %v after %d questions, want it to stop in between", len(first.Pruned), err, asked)
+	}
+	c.alone = nil
+	second, err := c.prune(t.Context(), w, true)
+	must(t, err)
+	wantEqual(t, "taken away in all", len(first.Pruned)+len(second.Pruned), 6)
 }
 
 func TestPrune(t *testing.T) {

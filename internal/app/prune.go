@@ -39,23 +39,31 @@ func (a *App) Prune(ctx context.Context, o PruneOptions) (PruneResult, error) {
 		return PruneResult{}, err
 	}
 	if o.Apply {
-		// Whoever re-signs at the same time writes to the same tags.
-		running, err := a.store.RunningShards(ctx)
-		if err != nil {
+		if err := a.nobodyResigns(ctx); err != nil {
 			return PruneResult{}, err
-		}
-		for _, s := range running {
-			if !isDead(s.Owner) {
-				return PruneResult{}, fmt.Errorf("%s is re-signing in %s: prune when that is done (\"reseal resign %s --status\")", s.Owner, s.Repository, s.Plan)
-			}
 		}
 	}
 	before, start := a.Requests(), time.Now()
 	out := PruneResult{BreakGlass: p.BreakGlass()}
 	out.PruneResult, err = rotate.Prune(ctx, a.store, a.registry(o.Apply), a.by("prune for %s", p.Plan().Incident), p, rotate.PruneOptions{
-		All: o.All, Limits: o.Limits, Verifier: v, Accepts: a.acceptsFound, Anchors: world{a}.Anchors, Progress: o.Progress}, o.Apply)
+		All: o.All, Limits: o.Limits, Verifier: v, Accepts: a.acceptsFound, Anchors: world{a}.Anchors, Alone: a.nobodyResigns, Progress: o.Progress}, o.Apply)
 	out.Requests, out.DurationSeconds = a.Requests()-before, time.Since(start).Seconds()
 	return out, err
+}
+
+// nobodyResigns refuses to go on while somebody re-signs: they write to the same
+// tags.
+func (a *App) nobodyResigns(ctx context.Context) error {
+	running, err := a.store.RunningShards(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range running {
+		if !isDead(s.Owner) {
+			return fmt.Errorf("%s is re-signing in %s: prune when that is done (\"reseal resign %s --status\")", s.Owner, s.Repository, s.Plan)
+		}
+	}
+	return nil
 }
 
 // acceptsFound asks a consumer that accepts one signer's key about a signature

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -110,14 +111,14 @@ func resignHere(c *cli.Context, ui *ui, a *app.App, who app.SignerOptions) error
 	}
 	defer closeFiles() //nolint:errcheck // nothing is left to be written
 	p := ui.progress("signatures", total)
-	reasons := map[string]int{}
+	why := reasons{}
 	r, runErr := a.Resign(c.Context, app.ResignOptions{
 		Plan: full, Signer: source, Services: stamps, Files: files, Apply: c.Bool("apply"), Batch: c.Bool("batch"), Parallel: c.Int("parallel"),
 		Rate: c.Float64("rate"), Only: selection(c),
 		Progress: func(done int64, r resign.Result, hosts []app.HostStatus) {
 			p.at(done, fmt.Sprintf("%d failed, %d held%s", r.Failed, r.Held, hostWords(hosts)))
 		},
-		Failed: func(f resign.Failure) { reasons[f.Why]++ },
+		Failed: func(f resign.Failure) { why.add(f.Why) },
 	})
 	p.end()
 	if runErr != nil && r.Incident == "" {
@@ -138,11 +139,37 @@ func resignHere(c *cli.Context, ui *ui, a *app.App, who app.SignerOptions) error
 		ui.printf("%d were left alone, where one after the other failed", r.Left)
 	}
 	ui.hosts(r.Hosts)
-	for _, why := range slices.SortedFunc(maps.Keys(reasons), func(a, b string) int { return reasons[b] - reasons[a] }) {
-		ui.printf("  %d times: %s", reasons[why], why)
+	for _, line := range why.lines() {
+		ui.printf("  %s", line)
 	}
 	ui.dryRun(r.Applied)
 	return runErr
+}
+
+// mostReasons is how many different reasons are told apart: many name a digest.
+const mostReasons = 100
+
+// reasons counts why signatures were not made; "": for other reasons.
+type reasons map[string]int
+
+func (r reasons) add(why string) {
+	if r[why] == 0 && len(r) >= mostReasons {
+		why = ""
+	}
+	r[why]++
+}
+
+// lines returns the reasons, the most frequent first and the others last.
+func (r reasons) lines() (out []string) {
+	for _, why := range slices.SortedFunc(maps.Keys(r), func(a, b string) int { return cmp.Or(r[b]-r[a], cmp.Compare(a, b)) }) {
+		if why != "" {
+			out = append(out, fmt.Sprintf("%d times: %s", r[why], why))
+		}
+	}
+	if n := r[""]; n > 0 {
+		out = append(out, fmt.Sprintf("%d times: other reasons (\"reseal resign PLAN --status\" tells the most frequent)", n))
+	}
+	return out
 }
 
 // hosts prints how far the work on each registry has come.

@@ -78,6 +78,36 @@ func complete(t *testing.T, s *Store, c Claim) (again int64) {
 	return again
 }
 
+// testShardLeft leaves four shards alone: one untried, one with a failure, one of
+// which all is signed or held, and one of another claim.
+func testShardLeft(t *testing.T, s *Store) {
+	ctx := t.Context()
+	startShards(t, s, "p", 4)
+	c := claimShards(t, s, "p", "a", time.Hour, ShardSelection{}, 30)
+	claimShards(t, s, "p", "b", time.Hour, ShardSelection{}, 10)
+	do(t, s, func(tx *Tx) error {
+		tx.Record(journal.Draft{Action: "test"})
+		err := tx.PutReissue(ctx, Reissue{Plan: "p", Seq: 11, Format: "legacy", State: "failed", Why: "denied"})
+		for seq := range int64(10) {
+			for f, state := range map[inventory.Format]string{inventory.Legacy: "done", inventory.Bundle: "held"} {
+				err = errors.Join(err, tx.PutReissue(ctx, Reissue{Plan: "p", Seq: 21 + seq, Format: f, State: state}))
+			}
+		}
+		return err
+	})
+	do(t, s, func(tx *Tx) error {
+		_, err := tx.CompleteShards(ctx, c)
+		for n := range int64(4) {
+			err = errors.Join(err, tx.LeaveShard(ctx, c, n+1, "left alone"))
+		}
+		return err
+	})
+	wantEqual(t, "states", states(t, s, "p"), "failed failed done running")
+	all, err := s.Shards(ctx, "p")
+	must(t, err)
+	wantEqual(t, "why", []string{all[0].Why, all[1].Why, all[2].Why, all[3].Why}, []string{"left alone", "denied", "", ""})
+}
+
 func testShards(t *testing.T, s *Store) {
 	ctx := t.Context()
 	must(t, onlyEntry(s, "resign.started", func() { startShards(t, s, "p", 3) }))

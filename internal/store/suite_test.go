@@ -50,6 +50,7 @@ func suite(t *testing.T, open func(t *testing.T) *Store) {
 		{"a lease that ended is taken over", testShardTakenOver},
 		{"a lost claim has its shards looked at again", testShardRecheck},
 		{"shards of some repositories, deployed first", testShardSelection},
+		{"shards that were left alone", testShardLeft},
 		{"two plans in one repository", testShardPlans},
 		{"progress of shards", testShardProgress},
 		{"a transaction for the queue", testShared},

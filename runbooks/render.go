@@ -130,7 +130,7 @@ func help(a Action) actionHelp {
 			"raise the version of timestamp.json, set its expiry, and sign it with the online key."}
 	case TUFRepublish:
 		return actionHelp{"Put back what was published", []string{"reseal tuf republish DIR           # says what is wrong", "reseal tuf republish DIR --apply"},
-			"copy what the repository's directory has over what is published, timestamp.json last; take away every N.root.json that is newer than its own."}
+			"look first that no N.ROLE.json is published that is newer than the directory's and signed by that role's holders: then the directory is an old copy, to be rebuilt. Copy what it has over what is published, timestamp.json last; take away every N.root.json that is newer than its own."}
 	case TUFRebuild:
 		return actionHelp{"Rebuild the directory from a mirror", []string{
 			"reseal tuf rebuild DIR --from URL --root ROOT.json           # verifies, writes nothing", "reseal tuf rebuild DIR --from URL --root ROOT.json --apply"},

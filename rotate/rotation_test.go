@@ -310,7 +310,7 @@ func TestRotationsNeverAddTrustToAnIncident(t *testing.T) {
 			k := newCase(t)
 			k.put(t, repo, 20, signed(k.old, inventory.Legacy, true), signed(k.old, inventory.Bundle, false), signed(k.builder, inventory.Bundle, true))
 			k.put(t, repo, 21, signed(k.old, inventory.Bundle, false), claim(k.old, inventory.Bundle, spdx, 63, true))
-			k.put(t, repo, 22, signed(k.builder, inventory.Bundle, false), claim(k.old, inventory.LegacyAtt, spdx, 64, false))
+			k.put(t, repo, 22, signed(k.builder, inventory.Bundle, false), signed(k.old, inventory.Legacy, false), claim(k.old, inventory.LegacyAtt, spdx, 64, false))
 			if rotate {
 				plan, _ := k.rotate(t, nil)
 				if carry {

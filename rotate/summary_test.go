@@ -121,6 +121,7 @@ func TestAttackOnSummaries(t *testing.T) {
 		}},
 		{"and it was signed again by the next signer since", func(t *testing.T, k *kase, plan string, i Item, payload []byte) {
 			last := k.standby(t, "last")
+			k.put(t, repo, 20, signed(k.next, inventory.Legacy, false)) // the image was signed again, too
 			k.update(t, func(tx *store.Tx) error { return tx.PutSigner(t.Context(), k.next.record(signer.Active)) })
 			second, _, err := k.tryRotate(t, turn, k.next, last, nil)
 			must(t, err)

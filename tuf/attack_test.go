@@ -12,11 +12,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/reseal/reseal/internal/sandbox"
 )
 
 // request is an exported request to be tampered with.
@@ -974,7 +975,7 @@ func TestAttack(t *testing.T) {
 		o := newOrg(t)
 		o.revoke(t, map[string][]byte{"revocations/1.json": []byte("1")})
 		now := time.Now().AddDate(0, 0, 6) // the timestamp is due
-		pipes(t, o.dir, func(dir, name string) {
+		check(t, sandbox.Pipes(o.dir, t.TempDir(), func(dir, name string) {
 			r, err := Open(dir, Options{Now: func() time.Time { return now }})
 			if err == nil {
 				_, err = r.Refresh(t.Context(), o.online.Signer, true)
@@ -989,14 +990,14 @@ func TestAttack(t *testing.T) {
 			if _, _, err := Rebuild(t.Context(), rebuilt, Options{}, DirMirror(filepath.Join(dir, publishedDir)), o.pinned); err != nil && !strings.Contains(err.Error(), "no regular file") {
 				t.Errorf("rebuilt from %s: %v", name, err)
 			}
-		})
+		}))
 		cache := t.TempDir()
 		o.revocations(t, cache)
-		pipes(t, cache, func(dir, name string) {
+		check(t, sandbox.Pipes(cache, t.TempDir(), func(dir, name string) {
 			if _, err := Revocations(t.Context(), FetchOptions{URL: o.url, Root: o.pinned, CacheDir: dir}); err != nil && !strings.Contains(err.Error(), filepath.Base(name)) {
 				t.Errorf("cache with %s: %v", name, err)
 			}
-		})
+		}))
 	})
 	t.Run("prepared change altered where it lies", func(t *testing.T) {
 		o := newOrg(t)
@@ -1074,34 +1075,4 @@ func TestDenialTakesSeconds(t *testing.T) {
 	if took > 10*time.Second {
 		t.Errorf("it took %s", took)
 	}
-}
-
-// soon fails the test when do waits for something.
-func soon(t *testing.T, what string, do func()) {
-	t.Helper()
-	done := make(chan struct{})
-	go func() { defer close(done); do() }()
-	select {
-	case <-done:
-	case <-time.After(10 * time.Second):
-		t.Fatalf("%s: it still waits", what)
-	}
-}
-
-// pipes calls do with a copy of a directory for each file in it, which is a pipe there.
-func pipes(t *testing.T, dir string, do func(dir, name string)) {
-	t.Helper()
-	check(t, filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		name, err := filepath.Rel(dir, file)
-		check(t, err)
-		copied := filepath.Join(t.TempDir(), "copy")
-		check(t, os.CopyFS(copied, os.DirFS(dir)))
-		check(t, os.Remove(filepath.Join(copied, name)))
-		check(t, syscall.Mkfifo(filepath.Join(copied, name), 0o644))
-		soon(t, name, func() { do(copied, name) })
-		return nil
-	}))
 }

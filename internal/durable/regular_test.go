@@ -12,20 +12,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
-)
 
-// soon fails the test when do waits for something.
-func soon(t *testing.T, what string, do func()) {
-	t.Helper()
-	done := make(chan struct{})
-	go func() { defer close(done); do() }()
-	select {
-	case <-done:
-	case <-time.After(10 * time.Second):
-		t.Fatalf("%s: it still waits", what)
-	}
-}
+	"github.com/reseal/reseal/internal/sandbox"
+)
 
 func TestOpen(t *testing.T) {
 	dir, err := os.MkdirTemp("", "d") // a short name: a socket's has at most 108 bytes
@@ -56,7 +45,7 @@ func TestOpen(t *testing.T) {
 		"file": nil, "link": nil, "none": fs.ErrNotExist, "directory": ErrNotRegular, "pipe": ErrNotRegular, "link-to-pipe": ErrNotRegular,
 		"device": ErrNotRegular, "socket": ErrNotRegular,
 	} {
-		soon(t, name, func() {
+		must(sandbox.Ends(name, func() {
 			for in, read := range map[string]func() ([]byte, error){
 				"":       func() ([]byte, error) { return ReadFile(filepath.Join(dir, name)) },
 				"below ": func() ([]byte, error) { return ReadFileIn(root, name) },
@@ -75,8 +64,8 @@ func TestOpen(t *testing.T) {
 					t.Errorf("%s%s is not named: %v", in, name, err)
 				}
 			}
-		})
-		soon(t, name, func() {
+		}))
+		must(sandbox.Ends(name, func() {
 			r, err := OpenRoot(filepath.Join(dir, name))
 			if (err == nil) != (name == "directory") {
 				t.Errorf("%s as a directory: %v", name, err)
@@ -87,7 +76,7 @@ func TestOpen(t *testing.T) {
 			if _, err := ReadDirIn(root, name); (err == nil) != (name == "directory") {
 				t.Errorf("%s as a directory below: %v", name, err)
 			}
-		})
+		}))
 	}
 	if _, err := OpenRoot(""); err == nil {
 		t.Error("no name at all is taken for a directory")

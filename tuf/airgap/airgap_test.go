@@ -800,68 +800,38 @@ func TestAttack(t *testing.T) {
 	t.Run("a pipe in place of a file", func(t *testing.T) {
 		w := newWorld(t)
 		o := ExportOptions{Signer: w.key, Now: w.now}
-		pipes(t, w.write(), func(dir, name string) {
+		check(t, sandbox.Pipes(w.write(), t.TempDir(), func(dir, name string) {
 			if _, err := Export(t.Context(), dir, filepath.Join(t.TempDir(), "out.tar.gz"), o); err == nil || !strings.Contains(err.Error(), filepath.Base(name)) {
 				t.Errorf("exported with a pipe in place of %s: %v", name, err)
 			}
-		})
+		}))
 		w.must(w.export())
 		w.put("revocations/2.json", "two", "revocations/index.json", "[1,2]")
 		check(t, w.Publish())
 		next := w.export()
-		pipes(t, w.mirror, func(dir, name string) {
+		check(t, sandbox.Pipes(w.mirror, t.TempDir(), func(dir, name string) {
 			if _, err := Import(t.Context(), next, dir, w.options()); err != nil && !strings.Contains(err.Error(), filepath.Base(name)) {
 				t.Errorf("imported with a pipe in place of %s: %v", name, err)
 			}
-		})
+		}))
 		pipe := filepath.Join(t.TempDir(), "pipe")
 		check(t, syscall.Mkfifo(pipe, 0o644))
-		soon(t, "a bundle", func() {
+		check(t, sandbox.Ends("a bundle", func() {
 			if _, err := w.take(pipe, w.options()); err == nil || !strings.Contains(err.Error(), pipe) {
 				t.Errorf("imported a pipe: %v", err)
 			}
-		})
+		}))
 		for _, dir := range []string{pipe, pipe + "/targets"} {
-			soon(t, "a directory", func() {
+			check(t, sandbox.Ends("a directory", func() {
 				if _, err := Import(t.Context(), next, dir, w.options()); err == nil {
 					t.Error("imported into a pipe")
 				}
 				if _, err := Export(t.Context(), dir, filepath.Join(t.TempDir(), "out.tar.gz"), o); err == nil {
 					t.Error("exported a pipe")
 				}
-			})
+			}))
 		}
 	})
-}
-
-// soon fails the test when do waits for something.
-func soon(t *testing.T, what string, do func()) {
-	t.Helper()
-	done := make(chan struct{})
-	go func() { defer close(done); do() }()
-	select {
-	case <-done:
-	case <-time.After(10 * time.Second):
-		t.Fatalf("%s: it still waits", what)
-	}
-}
-
-// pipes calls do with a copy of a directory for each file in it, which is a pipe there.
-func pipes(t *testing.T, dir string, do func(dir, name string)) {
-	t.Helper()
-	check(t, filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		name, err := filepath.Rel(dir, file)
-		check(t, err)
-		copied := filepath.Join(t.TempDir(), "copy")
-		check(t, os.CopyFS(copied, os.DirFS(dir)))
-		check(t, os.Remove(filepath.Join(copied, name)))
-		check(t, syscall.Mkfifo(filepath.Join(copied, name), 0o644))
-		soon(t, name, func() { do(copied, name) })
-		return nil
-	}))
 }
 
 // repacked packs what a good bundle holds in another way, under the same manifest.

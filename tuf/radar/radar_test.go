@@ -10,7 +10,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -982,7 +981,7 @@ func TestAttack(t *testing.T) {
 		source["event/event.json"], source["event/metadata/targets.json"] = []byte("{}"), source["metadata/targets.json"]
 		source["published/timestamp.json"] = source["metadata/timestamp.json"]
 		for _, files := range []map[string][]byte{r.Files(), source} {
-			pipes(t, written(t, files), func(dir, name string) {
+			check(t, sandbox.Pipes(written(t, files), t.TempDir(), func(dir, name string) {
 				s, err := Read(t.Context(), dir, Options{Now: at(0)})
 				check(t, err)
 				if strings.HasPrefix(name, "event/") || strings.HasPrefix(name, "published/") {
@@ -994,7 +993,7 @@ func TestAttack(t *testing.T) {
 				if !strings.HasPrefix(name, "targets/") && !strings.Contains(s.Problems[0].What, name) && !strings.Contains(s.Problems[len(s.Problems)-1].What, name) {
 					t.Errorf("%s is not named: %+v", name, s.Problems)
 				}
-			})
+			}))
 		}
 	})
 	t.Run("a pipe in place of a directory", func(t *testing.T) {
@@ -1008,12 +1007,12 @@ func TestAttack(t *testing.T) {
 			}
 			check(t, os.RemoveAll(filepath.Join(dir, name)))
 			check(t, syscall.Mkfifo(filepath.Join(dir, name), 0o644))
-			soon(t, name, func() {
+			check(t, sandbox.Ends(name, func() {
 				s, err := Read(t.Context(), dir, Options{Now: at(0)})
 				if err == nil && s.Severity == Fine && !strings.HasPrefix(name, "event") {
 					t.Errorf("%s: nothing is said", name)
 				}
-			})
+			}))
 		}
 	})
 	t.Run("a server with roots without end", func(t *testing.T) {
@@ -1093,36 +1092,6 @@ func TestAttack(t *testing.T) {
 			t.Errorf("%+v", s.RootChain)
 		}
 	})
-}
-
-// soon fails the test when do waits for something.
-func soon(t *testing.T, what string, do func()) {
-	t.Helper()
-	done := make(chan struct{})
-	go func() { defer close(done); do() }()
-	select {
-	case <-done:
-	case <-time.After(10 * time.Second):
-		t.Fatalf("%s: it still waits", what)
-	}
-}
-
-// pipes calls do with a copy of a directory for each file in it, which is a pipe there.
-func pipes(t *testing.T, dir string, do func(dir, name string)) {
-	t.Helper()
-	check(t, filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		name, err := filepath.Rel(dir, file)
-		check(t, err)
-		copied := filepath.Join(t.TempDir(), "copy")
-		check(t, os.CopyFS(copied, os.DirFS(dir)))
-		check(t, os.Remove(filepath.Join(copied, name)))
-		check(t, syscall.Mkfifo(filepath.Join(copied, name), 0o644))
-		soon(t, name, func() { do(copied, name) })
-		return nil
-	}))
 }
 
 // FuzzRead looks at whatever somebody publishes.

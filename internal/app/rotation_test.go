@@ -71,14 +71,7 @@ func TestFaultMigrationHidesNothing(t *testing.T) {
 	}
 	wall := &refusing{http.DefaultTransport, []byte(`"dev.sigstore.bundle.predicateType":"` + inventory.SignPredicate)}
 	h.options.Registry = registry.New(registry.Options{Keychain: authn.NewMultiKeychain(), Transport: wall})
-	o := RotationOptions{Rotation: "BUNDLES", From: "release", To: "release", Formats: []string{"bundle"}, Skew: time.Minute, Expires: time.Hour}
-	_, plan, _, err := h.PlanRotation(ctx, o, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, person := range []string{"alice", "bob"} {
-		must(h.ApproveWithKey(ctx, plan, person, h.key(t, person), false))
-	}
+	plan := h.migration(t)
 	var only Selection
 	resigned := func(apply bool) (resign.Result, []string) {
 		var why []string
@@ -132,4 +125,18 @@ type unreachable struct{}
 func (unreachable) RoundTrip(q *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusForbidden, Status: "403 Forbidden", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: q, Header: http.Header{},
 		Body: io.NopCloser(strings.NewReader(`{"errors":[{"code":"DENIED","message":"no"}]}`))}, nil
+}
+
+// migration plans a change of the signer's formats to bundles, and has it approved.
+func (h home) migration(t *testing.T) (plan string) {
+	t.Helper()
+	o := RotationOptions{Rotation: "BUNDLES", From: "release", To: "release", Formats: []string{"bundle"}, Skew: time.Minute, Expires: time.Hour}
+	_, plan, _, err := h.PlanRotation(t.Context(), o, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, person := range []string{"alice", "bob"} {
+		must(h.ApproveWithKey(t.Context(), plan, person, h.key(t, person), false))
+	}
+	return plan
 }

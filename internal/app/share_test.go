@@ -53,14 +53,7 @@ func TestShareCountsOnce(t *testing.T) {
 	t.Parallel()
 	h := newHome(t)
 	ctx := t.Context()
-	o := RotationOptions{Rotation: "BUNDLES", From: "release", To: "release", Formats: []string{"bundle"}, Skew: time.Minute, Expires: time.Hour}
-	_, plan, _, err := h.PlanRotation(ctx, o, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, person := range []string{"alice", "bob"} {
-		must(h.ApproveWithKey(ctx, plan, person, h.key(t, person), false))
-	}
+	plan := h.migration(t)
 	var told []int64
 	r, err := h.Resign(ctx, ResignOptions{Plan: plan, Signer: signer.Always(h.key(t, "release")), Apply: true, Progress: func(done int64, _ resign.Result, _ []HostStatus) {
 		if told = append(told, done); len(told) > 1 {
@@ -91,14 +84,7 @@ func TestSharePermittedAgain(t *testing.T) {
 	t.Parallel()
 	h := newHome(t)
 	ctx := t.Context()
-	o := RotationOptions{Rotation: "BUNDLES", From: "release", To: "release", Formats: []string{"bundle"}, Skew: time.Minute, Expires: time.Hour}
-	_, plan, _, err := h.PlanRotation(ctx, o, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, person := range []string{"alice", "bob"} {
-		must(h.ApproveWithKey(ctx, plan, person, h.key(t, person), false))
-	}
+	plan := h.migration(t)
 	r, err := h.Resign(ctx, ResignOptions{Plan: plan, Signer: signer.Always(h.key(t, "release")), Apply: true, Progress: func(int64, resign.Result, []HostStatus) {
 		lost := store.Claim{Plan: plan, Owner: "another", Epoch: -1, Shards: must(h.store.Shards(ctx, plan))}
 		check(t, h.store.Update(ctx, h.by("test"), func(tx *store.Tx) error { return tx.RecheckShards(ctx, lost) }))

@@ -403,7 +403,7 @@ func (r *run) group(ctx context.Context, units []*unit, d *decisions) error {
 func (r *run) signFirst(ctx context.Context, units []*unit) error {
 	var images []*unit
 	for _, u := range units {
-		if u.PredicateType == inventory.SignPredicate && u.format == inventory.Bundle {
+		if u.PredicateType == inventory.SignPredicate && u.format == inventory.Bundle && !r.Patience.has(u.Repository) {
 			images = append(images, u)
 		}
 	}

@@ -145,33 +145,25 @@ func TestPrompt(t *testing.T) {
 	dir := keyed(t)
 	const prompt = "password for alice.key: "
 	show := []string{"tuf", "key", "show", "alice.key"}
-	t.Run("the password", func(t *testing.T) {
-		s := newTerminal(t)
-		c := s.start(dir, show...)
-		s.answer(prompt, passphrase+"\n")
-		s.ends(c, exitDone)
-		if !strings.Contains(s.text(), "BEGIN PUBLIC KEY") {
-			t.Errorf("shown was %q", s.text())
-		}
-	})
-	t.Run("a wrong password", func(t *testing.T) {
-		s := newTerminal(t)
-		c := s.start(dir, show...)
-		s.answer(prompt, passphrase+"?\n")
-		s.ends(c, exitFailed)
-		if !strings.Contains(s.text(), "alice.key cannot be decrypted: is the password right") {
-			t.Errorf("shown was %q", s.text())
-		}
-	})
-	t.Run("Ctrl-C", func(t *testing.T) {
-		s := newTerminal(t)
-		c := s.start(dir, show...)
-		s.answer(prompt, passphrase+"\x03")
-		s.ends(c, exitInterrupted)
-		if !strings.Contains(s.text(), "interrupted: run the same command again") {
-			t.Errorf("shown was %q", s.text())
-		}
-	})
+	for _, tc := range []struct {
+		name, typed string
+		code        int
+		shown       string
+	}{
+		{"the password", passphrase + "\n", exitDone, "BEGIN PUBLIC KEY"},
+		{"a wrong password", passphrase + "?\n", exitFailed, "alice.key cannot be decrypted: is the password right"},
+		{"Ctrl-C", passphrase + "\x03", exitInterrupted, "interrupted: run the same command again"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newTerminal(t)
+			c := s.start(dir, show...)
+			s.answer(prompt, tc.typed)
+			s.ends(c, tc.code)
+			if !strings.Contains(s.text(), tc.shown) {
+				t.Errorf("shown was %q", s.text())
+			}
+		})
+	}
 	t.Run("terminated", func(t *testing.T) { // as by a service manager
 		s := newTerminal(t)
 		c := s.start(dir, show...)
